@@ -1,0 +1,90 @@
+"""Errors that say what is wrong with the value, why, and what to type instead.
+
+Exit codes: 0 ok, 2 usage or config, 3 data, 4 checkpoint, 5 memory or disk, 6 numerics,
+75 pre-empted (start again to go on), 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import importlib
+from collections.abc import Iterable
+from types import ModuleType
+
+EXIT_INTERRUPTED = 130
+
+
+class LigoError(Exception):
+    """Base of every error that ligo raises on purpose; the entry points print it without traceback."""
+
+    exit_code = 1
+
+
+class ConfigError(LigoError):
+    """A wrong option, key or value, or a combination that cannot work."""
+
+    exit_code = 2
+
+
+class PlanError(ConfigError):
+    """A growth that cannot be: the rule that the shapes break is named."""
+
+
+class DataError(LigoError):
+    """Text that cannot be read, is empty, or does not fit the tokenizer or the model."""
+
+    exit_code = 3
+
+
+class CheckpointError(LigoError):
+    """A checkpoint that cannot be found or cannot be used."""
+
+    exit_code = 4
+
+
+class ResourceError(LigoError):
+    """Not enough disk or memory."""
+
+    exit_code = 5
+
+
+class NumericsError(LigoError):
+    """Losses or weights that are no longer finite."""
+
+    exit_code = 6
+
+
+def nearest(word: str, options: Iterable[str]) -> str | None:
+    """The option that looks most like `word`, or None when none comes close."""
+    matches = difflib.get_close_matches(word, list(options), n=1, cutoff=0.5)
+    return matches[0] if matches else None
+
+
+def require(module: str, *, extra: str, why: str) -> ModuleType:
+    """Import an optional module, or say which extra installs it.
+
+    Raises:
+        ConfigError: the module is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] != module.split(".")[0]:
+            raise  # the module is there, but something it needs itself is not
+        raise ConfigError(
+            f"{why} needs the package '{module.split('.')[0]}', which is not installed.\n"
+            f"  Try: pip install 'ligo[{extra}]'"
+        ) from error
+
+
+def disk_full(error: OSError, where: object) -> LigoError:
+    """Turn an OSError raised while writing below `where` into a message about the disk."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return ResourceError(
+            f"the disk is full while writing {where}; nothing was left there under its final name.\n"
+            f"  Free some space, or choose another folder: run.dir=DIR"
+        )
+    return ResourceError(
+        f"cannot write {where}: {error.strerror or error}.\n  Try another folder: run.dir=DIR"
+    )

@@ -1,0 +1,174 @@
+"""The run directory: the contract between commands.
+
+config.yaml manifest.json     resolved config; command line, git state, versions, hardware, seed
+plan.json operator.safetensors grown/ trained/
+checkpoints/<arm>/step-00001000/
+metrics.jsonl summary.json report.html wandb/
+stages.json STATUS            what is done, with its results; running | done | interrupted | failed: reason
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from ligo.core.distributed import is_main
+from ligo.core.errors import ConfigError, LigoError
+from ligo.core.files import read_json, write_json, write_text
+
+_VERSIONS_OF = ("ligo", "torch", "transformers", "deepspeed", "safetensors", "tokenizers", "wandb", "numpy")
+
+
+def config_hash(config: dict[str, Any]) -> str:
+    """Eight hex digits of everything that decides the numbers; where the run lies does not."""
+    decisive = {key: value for key, value in config.items() if key not in ("run", "output")}
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True, default=str).encode()).hexdigest()[:8]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One execution, in one folder. Only rank 0 writes."""
+
+    folder: Path
+
+    @property
+    def plan(self) -> Path:
+        return self.folder / "plan.json"
+
+    @property
+    def operator(self) -> Path:
+        return self.folder / "operator.safetensors"
+
+    @property
+    def grown(self) -> Path:
+        return self.folder / "grown"
+
+    @property
+    def trained(self) -> Path:
+        return self.folder / "trained"
+
+    @property
+    def metrics(self) -> Path:
+        return self.folder / "metrics.jsonl"
+
+    @property
+    def summary(self) -> Path:
+        return self.folder / "summary.json"
+
+    @property
+    def report(self) -> Path:
+        return self.folder / "report.html"
+
+    def checkpoints(self, arm: str) -> Path:
+        return self.folder / "checkpoints" / arm
+
+    def open(self, config: dict[str, Any], config_yaml: str, seed: int) -> None:
+        """Create the folder, or go on in it if it holds the same config.
+
+        Raises:
+            ConfigError: the folder holds a run with another config.
+            ResourceError: the folder cannot be written.
+        """
+        manifest = self.folder / "manifest.json"
+        wanted = config_hash(config)
+        if manifest.exists():
+            there = read_json(manifest).get("config_hash")
+            if there != wanted:
+                raise ConfigError(
+                    f"{self.folder} holds a run with another config ({there}, now {wanted}); "
+                    "going on would mix two runs.\n  Try: another run.dir=DIR, or remove that folder"
+                )
+        else:
+            write_text(self.folder / "config.yaml", config_yaml)
+            write_json(manifest, {"config_hash": wanted, **_manifest(seed)})
+        self.set_status("running")
+
+    def set_status(self, status: str) -> None:
+        write_text(self.folder / "STATUS", status + "\n")
+
+    @contextmanager
+    def keeping_status(self) -> Iterator[None]:
+        """Leave done, interrupted or failed in STATUS, whatever happens in the block (rank 0)."""
+        status = "done"
+        try:
+            yield
+        except BaseException as error:
+            stopped = isinstance(error, KeyboardInterrupt) or getattr(error, "exit_code", 1) in (75, 130)
+            reason = str(error).splitlines()[0] if isinstance(error, LigoError) else repr(error)
+            status = "interrupted" if stopped else f"failed: {reason}"
+            raise
+        finally:
+            if is_main() and self.folder.exists():
+                self.set_status(status)
+
+    def stage_results(self) -> dict[str, Any]:
+        """Finished stages and what each found."""
+        path = self.folder / "stages.json"
+        return dict(read_json(path)) if path.exists() else {}
+
+    def finish_stage(self, stage: str, result: dict[str, Any]) -> None:
+        write_json(self.folder / "stages.json", {**self.stage_results(), stage: result})
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages whose numbers matter, those that are installed."""
+    found = {"python": platform.python_version()}
+    for package in _VERSIONS_OF:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def hardware() -> str:
+    """One line: '2 CPU cores (x86_64)', GPUs included when torch is already loaded."""
+    line = f"{os.cpu_count()} CPU cores ({platform.machine()})"
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        line = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}, {line}"
+    return line
+
+
+def command_line() -> str:
+    """The command as typed, `python -m ligo.grow ...`, without the folder that Python lies in."""
+    main = sys.modules.get("__main__")
+    spec = getattr(main, "__spec__", None)
+    program = f"python -m {spec.name}" if spec else Path(sys.argv[0]).name
+    return " ".join([program.removesuffix(".__main__"), *sys.argv[1:]])
+
+
+def _manifest(seed: int) -> dict[str, Any]:
+    return {
+        "command": command_line(),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seed": seed,
+        "versions": versions(),
+        "hardware": hardware(),
+        "git": _git_state(),
+    }
+
+
+def _git_state() -> dict[str, Any]:
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    status = git("status", "--porcelain")
+    return {"commit": git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}

