@@ -1,0 +1,54 @@
+"""What a growth needs in memory and on disk, estimated from shapes alone; activations are not included."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes."""
+
+    write_peak: int
+    """Writing the grown model: the largest tensor twice in the dtype of the arithmetic, and one shard."""
+    learn_peak: int
+    """Learning: the frozen small model, all grown weights and their gradients, in float32."""
+    train_per_rank: int
+    """Training: weights, gradients and Adam states on each rank."""
+    disk: int
+    """The grown checkpoint."""
+
+
+def estimate(
+    *,
+    small_parameters: int,
+    target_parameters: int,
+    largest_tensor: int,
+    dtype: str,
+    shard_bytes: int,
+    zero_stage: int,
+    world_size: int,
+    precision: str,
+) -> MemoryEstimate:
+    """Estimate memory; ZeRO as in Rajbhandari et al. 2020 (arXiv 1910.02054), table 1.
+
+    Args:
+        largest_tensor: elements of the largest tensor.
+        precision: fp32 (4 bytes each for weight and gradient) or bf16 (2 each, and a float32 master copy).
+    """
+    weight = gradient = 4 if precision == "fp32" else 2
+    states = 8 if precision == "fp32" else 12
+    shares = [weight, gradient, states]  # ZeRO shards them from the last: states, gradients, weights
+    per_parameter = sum(
+        part / world_size if len(shares) - index <= zero_stage else part for index, part in enumerate(shares)
+    )
+    disk = target_parameters * BYTES[dtype]
+    compute = max(BYTES[dtype], 4)
+    return MemoryEstimate(
+        write_peak=2 * largest_tensor * compute + min(shard_bytes, disk),
+        learn_peak=4 * small_parameters + 8 * target_parameters,
+        train_per_rank=round(per_parameter * target_parameters),
+        disk=disk,
+    )

@@ -1,0 +1,166 @@
+"""The few hundred steps: fit the maps on the language-model loss, small model frozen, best kept."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ligo.accounting.flops import model_flops
+from ligo.core.errors import NumericsError
+from ligo.core.log import progress
+from ligo.growth.execute import grow_tensors
+from ligo.growth.plan import GrowthPlan
+from ligo.learning.functional import (
+    LearnedMaps,
+    causal_lm_loss,
+    detached,
+    grown_parameters,
+    skeleton,
+    with_tied_head,
+)
+from ligo.operators.config import OperatorConfig
+from ligo.operators.maps import GrowthMaps
+
+
+@dataclass(frozen=True)
+class LearnedOperator:
+    """The best maps that were seen, and what finding them cost.
+
+    `flops` counts every step, the building of the weights once per step, and the evaluations that
+    chose the best; losses are in nats per token on the validation set.
+    """
+
+    maps: GrowthMaps
+    state: dict[str, Tensor]
+    best_step: int
+    start_loss: float
+    best_loss: float
+    flops: float
+    tokens: int
+    wall_s: float
+    num_parameters: int
+
+
+def warmup_cosine(step: int, num_steps: int, warmup_fraction: float) -> float:
+    """Learning-rate factor of a schedule fitted to these few steps: linear warm-up, cosine to zero."""
+    warmup = max(1, round(warmup_fraction * num_steps))
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, num_steps - warmup)))
+
+
+def learn_operator(
+    plan: GrowthPlan,
+    small: Mapping[str, Tensor],
+    batch_at: Callable[[int], np.ndarray],
+    validation: list[np.ndarray],
+    config: OperatorConfig,
+    log: Callable[[dict[str, Any]], None],
+    *,
+    seed: int,
+) -> LearnedOperator:
+    """Learn a LiGO operator for width and depth together.
+
+    Args:
+        small: the small model's tensors in float32, frozen.
+        batch_at: step -> token windows [batch, length + 1].
+        validation: fixed batches of token windows; the best maps by their mean loss are kept, the
+            start included, so learning never leaves a model worse than its start.
+        seed: of the null-space noise that will be written: the learned maps must hold with it.
+
+    Raises:
+        NumericsError: the loss is not finite.
+    """
+    started = time.monotonic()
+    model, learned = skeleton(plan.target_config), LearnedMaps(plan)
+    optimizer = torch.optim.AdamW(
+        learned.parameter_groups(config.eta, config.depth_lr), betas=(0.9, 0.95), weight_decay=0.0
+    )
+    base_rates = [group["lr"] for group in optimizer.param_groups]
+    length = validation[0].shape[1] - 1
+    validation_tokens = sum(batch[:, 1:].size for batch in validation)
+    per_token, build = model_flops(plan.family, plan.shapes.target, length), plan.build_flops(learned())
+    evaluation_flops = per_token.forward * validation_tokens + build
+    flops, tokens_seen = 0.0, 0
+
+    def evaluate(weights: Mapping[str, Tensor]) -> float:
+        with torch.no_grad():
+            total = sum(
+                float(causal_lm_loss(model, weights, torch.from_numpy(batch))) * batch[:, 1:].size
+                for batch in validation
+            )
+        return total / validation_tokens
+
+    def evaluate_learned() -> float:
+        with torch.no_grad():
+            return evaluate(grown_parameters(plan, learned(), small))
+
+    def record(step: int, **values: float) -> None:
+        log({"arm": "learn", "step": step, "tokens": tokens_seen, "flops": flops,
+             "wall_s": time.monotonic() - started, **values})  # fmt: skip
+
+    start_loss = best_loss = evaluate_learned()
+    flops += evaluation_flops
+    best_step, best_state, best_maps = 0, _copy_state(learned), detached(learned())
+    record(0, **{"eval/loss": start_loss})
+    with progress("learning the operator", config.steps) as bar:
+        for step in range(config.steps):
+            factor = warmup_cosine(step, config.steps, config.warmup_fraction)
+            for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
+                group["lr"] = rate * factor
+            tokens = torch.from_numpy(batch_at(step))
+            loss = causal_lm_loss(model, grown_parameters(plan, learned(), small), tokens)
+            if not loss.isfinite():
+                raise NumericsError(
+                    f"the loss is {float(loss)} at operator step {step}: the step size is too large.\n"
+                    f"  Try: operator.eta={config.eta / 3:.3g}"
+                )
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            norm = torch.nn.utils.clip_grad_norm_(learned.parameters(), 1.0)
+            optimizer.step()
+            tokens_seen += tokens[:, 1:].numel()
+            flops += per_token.training * tokens[:, 1:].numel() + 3 * build
+            values = {"train/loss": float(loss), "grad_norm": float(norm)}
+            if (step + 1) % config.evaluate_every == 0 or step + 1 == config.steps:
+                values["eval/loss"] = current = evaluate_learned()
+                flops += evaluation_flops
+                if current < best_loss:
+                    best_loss, best_step = current, step + 1
+                    best_state, best_maps = _copy_state(learned), detached(learned())
+            record(step + 1, **values)
+            bar.advance(note=f"loss {float(loss):.3f}  best {best_loss:.3f}")
+    if best_step and config.noise:
+        # under learned head maps the noise is no longer quite invisible: it must not cost what was won
+        noisy = dict(
+            grow_tensors(
+                plan, best_maps, small.__getitem__, dtype=torch.float32, noise=config.noise, seed=seed
+            )
+        )
+        best_loss = evaluate(with_tied_head(plan, noisy))
+        flops += evaluation_flops
+        best_step = best_step if best_loss <= start_loss else 0
+    if best_step == 0:  # nothing learned was better: the start itself, with its copies and its gains
+        best_maps, best_loss = plan.maps, start_loss
+    return LearnedOperator(
+        maps=best_maps,
+        state=best_state,
+        best_step=best_step,
+        start_loss=start_loss,
+        best_loss=best_loss,
+        flops=flops,
+        tokens=tokens_seen,
+        wall_s=time.monotonic() - started,
+        num_parameters=sum(p.numel() for p in learned.parameters()),
+    )
+
+
+def _copy_state(learned: LearnedMaps) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in learned.state_dict().items()}
