@@ -1,0 +1,1 @@
+"""Where numbers go: metrics.jsonl first, W&B as a mirror."""

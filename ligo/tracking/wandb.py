@@ -1,0 +1,46 @@
+"""Weights & Biases as a mirror of metrics.jsonl: offline unless told otherwise."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+from ligo.core.errors import require
+
+
+class WandbTracker:
+    """One W&B run per ligo run; metrics are named `<arm>/<metric>`."""
+
+    def __init__(
+        self, folder: Path, *, mode: str, project: str, group: str, name: str, config: dict[str, Any]
+    ) -> None:
+        wandb = require("wandb", extra="wandb", why=f"tracking.wandb={mode}")
+        os.environ.setdefault("WANDB_SILENT", "true")
+        warnings.filterwarnings("ignore", module="wandb")
+        self._run = wandb.init(
+            mode=mode,
+            project=project,
+            group=group,
+            name=name,
+            config=config,
+            dir=str(folder),
+            job_type="grow",
+        )
+        for arm in ("learn", "grown", "scratch", "small"):
+            self._run.define_metric(f"{arm}/tokens")
+            self._run.define_metric(f"{arm}/*", step_metric=f"{arm}/tokens")
+
+    def log(self, record: dict[str, Any]) -> None:
+        arm = record["arm"]
+        self._run.log({f"{arm}/{key}": value for key, value in record.items() if key != "arm"})
+
+    def rewind(self, arm: str, step: int) -> None:
+        pass  # a mirror cannot unsay; metrics.jsonl is rewritten
+
+    def summary(self, values: dict[str, Any]) -> None:
+        self._run.summary.update(values)
+
+    def finish(self) -> None:
+        self._run.finish()

@@ -1,0 +1,1 @@
+"""One training loop for continued pretraining, the scratch baseline and small models."""

@@ -1,0 +1,134 @@
+"""The options of training, and the learning rate as a pure function of the step."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ligo.core.errors import ConfigError, nearest
+
+SCHEDULES = ("cosine", "wsd", "constant")
+ENGINES = ("deepspeed", "torch")
+PRECISIONS = ("fp32", "bf16")
+
+
+@dataclass(kw_only=True)
+class TrainConfig:
+    """One arm of a run: how long, how fast, on what."""
+
+    max_tokens: int = 1_048_576
+    """Token budget; the schedule is fitted to it."""
+    batch_tokens: int = 4096
+    """Tokens per optimiser step, over all ranks."""
+    micro_batch_tokens: int | None = None
+    """Tokens per forward pass and rank. None: the rank's whole share at once."""
+    lr: float = 1e-3
+    """Peak learning rate."""
+    schedule: str = "cosine"
+    """cosine, wsd (warm-up, stable, linear decay) or constant."""
+    warmup_fraction: float = 0.05
+    """Part of the steps spent warming up."""
+    decay_fraction: float = 0.25
+    """wsd: part of the steps spent decaying."""
+    final_lr_ratio: float = 0.0
+    """Last learning rate as a part of the peak."""
+    weight_decay: float = 0.1
+    """On matrices only; norms and biases are not decayed."""
+    beta1: float = 0.9
+    """Adam: decay of the first moment."""
+    beta2: float = 0.95
+    """Adam: decay of the second moment."""
+    clip: float = 1.0
+    """Largest gradient norm; 0 for no clipping."""
+    evaluate_every: int = 25
+    """Steps between evaluations on the fixed validation set."""
+    save_every: int = 200
+    """Steps between checkpoints that a later start goes on from."""
+    engine: str = "deepspeed"
+    """deepspeed, or torch (one process)."""
+    precision: str = "fp32"
+    """fp32 or bf16 (master weights stay in fp32)."""
+
+
+@dataclass(frozen=True)
+class BatchShape:
+    """How one optimiser step's windows are spread."""
+
+    windows: int
+    windows_per_rank: int
+    micro_batches: int
+
+    @property
+    def windows_per_micro_batch(self) -> int:
+        return self.windows_per_rank // self.micro_batches
+
+
+def check(config: TrainConfig, section: str) -> None:
+    """Refuse values that are no choice.
+
+    Raises:
+        ConfigError: an unknown schedule, engine or precision, or a rate or budget that is not positive.
+    """
+    for key, options in (("schedule", SCHEDULES), ("engine", ENGINES), ("precision", PRECISIONS)):
+        value = getattr(config, key)
+        if value not in options:
+            raise ConfigError(
+                f"{section}.{key}={value} is not one of {', '.join(options)}.\n"
+                f"  Try: {section}.{key}={nearest(value, options) or options[0]}"
+            )
+    for key in ("max_tokens", "batch_tokens", "lr", "evaluate_every", "save_every"):
+        if getattr(config, key) <= 0:
+            raise ConfigError(
+                f"{section}.{key}={getattr(config, key)} must be above zero.\n  Try: leave it out"
+            )
+    if config.max_tokens < config.batch_tokens:
+        raise ConfigError(
+            f"{section}.max_tokens={config.max_tokens} is less than one step of {section}.batch_tokens="
+            f"{config.batch_tokens}.\n  Try: {section}.max_tokens={100 * config.batch_tokens}"
+        )
+
+
+def batch_shape(config: TrainConfig, sequence_length: int, world_size: int) -> BatchShape:
+    """Windows per step, per rank and per micro-batch.
+
+    Raises:
+        ConfigError: the tokens do not divide into windows, ranks and micro-batches.
+    """
+    windows, rest = divmod(config.batch_tokens, sequence_length)
+    if rest or windows % world_size:
+        whole = sequence_length * world_size
+        raise ConfigError(
+            f"train.batch_tokens={config.batch_tokens} does not divide into windows of {sequence_length} tokens "
+            f"for {world_size} rank(s).\n  Try: train.batch_tokens={max(1, round(config.batch_tokens / whole)) * whole}"
+        )
+    per_rank = windows // world_size
+    micro = per_rank if config.micro_batch_tokens is None else config.micro_batch_tokens // sequence_length
+    if micro == 0 or per_rank % micro:
+        raise ConfigError(
+            f"train.micro_batch_tokens={config.micro_batch_tokens} does not divide the {per_rank} windows of "
+            f"{sequence_length} tokens that each rank has per step.\n  Try: train.micro_batch_tokens={sequence_length}"
+        )
+    return BatchShape(windows, per_rank, per_rank // micro)
+
+
+def num_steps(config: TrainConfig) -> int:
+    """Optimiser steps of the token budget."""
+    return config.max_tokens // config.batch_tokens
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """The rate of a step, 0-based; a pure function, so that resuming needs no state."""
+    total = num_steps(config)
+    warmup = round(config.warmup_fraction * total)
+    if step < warmup:
+        return config.lr * (step + 1) / warmup
+    if config.schedule == "constant":
+        return config.lr
+    if config.schedule == "wsd":
+        decay = max(1, round(config.decay_fraction * total))
+        left = min(1.0, (total - step) / decay)
+        return config.lr * (config.final_lr_ratio + (1 - config.final_lr_ratio) * left)
+    done = (step - warmup) / max(1, total - warmup)
+    return config.lr * (
+        config.final_lr_ratio + (1 - config.final_lr_ratio) * 0.5 * (1 + math.cos(math.pi * done))
+    )

@@ -1,0 +1,86 @@
+"""A tiny arm to train in tests: synthetic windows, a fresh model; also the program that torchrun starts."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ligo.core import distributed
+from ligo.tracking.base import Tracker
+from ligo.tracking.jsonl import JsonlTracker
+from ligo.training.config import TrainConfig, batch_shape
+from ligo.training.engine import make_engine
+from ligo.training.loop import Progress, train
+from ligo.training.models import fresh_model
+from tests.conftest import tiny_config
+
+LENGTH = 16
+CONFIG = TrainConfig(
+    max_tokens=8 * 128,
+    batch_tokens=128,
+    lr=5e-3,
+    evaluate_every=4,
+    save_every=4,
+    engine="torch",
+    warmup_fraction=0.25,
+)
+
+
+class SyntheticWindows:
+    """Windows that are a pure function of the step."""
+
+    def __getitem__(self, step: int) -> np.ndarray:
+        return np.random.default_rng(step).integers(0, 96, (8, LENGTH + 1))
+
+
+VALIDATION = [
+    np.random.default_rng(1000 + i).integers(0, 96, (n, LENGTH + 1)) for i, n in enumerate((8, 8, 3))
+]
+
+
+def run_arm(
+    folder: Path, config: TrainConfig = CONFIG, stage: int = 1, tracker: Tracker | None = None
+) -> Progress:
+    """Train the tiny arm in `folder`, going on from its checkpoints; metrics go to metrics.jsonl."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shape = batch_shape(config, LENGTH, distributed.world_size())
+    # ZeRO-3 shards nothing below this threshold otherwise
+    keys = {"zero_optimization": {"stage": stage, "stage3_param_persistence_threshold": 10}}
+    engine = make_engine(fresh_model(tiny_config(), seed=0), config, shape, keys)
+    try:
+        return train(
+            engine,
+            arm="grown",
+            batches=SyntheticWindows(),
+            validation=VALIDATION,
+            config=config,
+            flops_per_token=10.0,
+            tracker=tracker or JsonlTracker(folder / "metrics.jsonl", folder / "summary.json"),
+            checkpoints=folder / "checkpoints",
+            config_hash="test",
+        )
+    finally:
+        engine.close()
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    """metrics.jsonl without the wall time."""
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k != "wall_s"} for line in lines]
+
+
+if __name__ == "__main__":
+    out = Path(sys.argv[1])
+    for zero_stage in (0, 1, 2, 3):
+        deepspeed = replace(CONFIG, engine="deepspeed", micro_batch_tokens=32)
+        silent = JsonlTracker(
+            out / f"zero{zero_stage}" / "metrics.jsonl", out / f"zero{zero_stage}" / "summary.json"
+        )
+        other = JsonlTracker(Path("/dev/null"), Path("/dev/null"))
+        run_arm(out / f"zero{zero_stage}", deepspeed, zero_stage, silent if distributed.is_main() else other)
+    distributed.stop()
