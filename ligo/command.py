@@ -1,0 +1,73 @@
+"""What every command line has in common: help, errors without traceback, exit codes, Hydra's multirun."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+from ligo.config import GROUPS, GrowConfig, compose, conf_dir, options, register_schemas, strip_plus
+from ligo.core.errors import EXIT_INTERRUPTED, LigoError
+from ligo.core.log import is_main_process
+
+Task = Callable[[GrowConfig, str], None]
+"""A command's work: the config, and the same as resolved YAML."""
+
+
+def main(task: Task, description: str, examples: tuple[str, ...]) -> None:
+    """Compose the config from sys.argv, run the task, and exit with the documented code."""
+    # deepspeed's launcher appends --local_rank=N; the LOCAL_RANK variable says the same
+    arguments = [a for a in sys.argv[1:] if not a.startswith("--local_rank")]
+    if {"-h", "--help"} & set(arguments):
+        print(help_text(description, examples))
+        sys.exit(0)
+    try:
+        if {"-m", "--multirun"} & set(arguments):
+            _multirun(task, arguments)
+        else:
+            task(*compose(arguments))
+    except LigoError as error:
+        _complain(f"{type(error).__name__}: {error}")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        _complain("interrupted; the same command goes on from the last finished stage or checkpoint")
+        sys.exit(EXIT_INTERRUPTED)
+
+
+def _multirun(task: Task, arguments: list[str]) -> None:
+    """Hand a sweep (-m, comma lists, launchers) to Hydra; each job is one ordinary run."""
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+
+    def job(_: object) -> None:
+        task(*compose(list(HydraConfig.get().overrides.task)))
+
+    register_schemas()
+    sys.argv[1:] = strip_plus(arguments)
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    hydra.main(config_path=str(conf_dir()), config_name="grow", version_base="1.3")(job)()
+
+
+def help_text(description: str, examples: tuple[str, ...]) -> str:
+    """Usage, groups with their options, every key with its default, examples."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from omegaconf import OmegaConf
+
+    register_schemas()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        defaults = OmegaConf.to_yaml(hydra_compose("grow"), resolve=True)
+    groups = "\n".join(f"  {group:<11}{', '.join(options(group))}" for group in GROUPS if options(group))
+    shown = "\n".join(f"  {example}" for example in examples)
+    return (
+        f"{description}\n\nExamples:\n{shown}\n\nGroups, as group=name (a plus in front is allowed):\n{groups}\n\n"
+        f"Options, as key=value, and their defaults:\n"
+        + "\n".join("  " + line for line in defaults.splitlines())
+        + "\n\nExit codes: 0 ok, 2 usage or config, 3 data, 4 checkpoint, 5 memory or disk, 6 numerics, "
+        "75 pre-empted, 130 interrupted."
+    )
+
+
+def _complain(message: str) -> None:
+    if is_main_process():
+        print(message, file=sys.stderr, flush=True)

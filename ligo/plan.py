@@ -1,0 +1,221 @@
+"""python -m ligo.plan: print a growth plan; no weights, no GPU, no torch."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ligo.accounting.flops import ModelFlops, model_flops
+from ligo.accounting.memory import MemoryEstimate, estimate
+from ligo.command import main
+from ligo.config import GrowConfig, SmallConfig, wanted_dims
+from ligo.core import units
+from ligo.core.distributed import world_size
+from ligo.core.errors import CheckpointError, ConfigError
+from ligo.core.files import read_json
+from ligo.families.base import family_of
+from ligo.growth.plan import GrowthPlan, plan_growth
+from ligo.operators.config import build
+
+DESCRIPTION = "Print how a small transformer would be grown: spaces, layers, exactness, parameters, cost."
+EXAMPLES = (
+    "python -m ligo.plan +small=llama-7b +target=13b",
+    "python -m ligo.plan +small=checkpoint small.path=DIR target=custom target.num_hidden_layers=12 output=json",
+)
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What the plan will cost, from shapes alone."""
+
+    small: ModelFlops
+    target: ModelFlops
+    memory: MemoryEstimate
+    dtype: str
+
+
+def known_config(small: SmallConfig) -> dict[str, Any] | None:
+    """The small model's config.json where it is at hand without looking for weights, else None."""
+    if small.path is not None:
+        file = Path(small.path).expanduser() / "config.json"
+        return dict(read_json(file)) if file.is_file() else None
+    if small.model:
+        return dict(small.model)
+    if small.shape:
+        return scratch_model_config(small)
+    if small.package_file is not None:
+        from ligo.checkpoint.locate import packaged
+
+        folder = packaged(small.package_file)
+        if folder is not None and (folder / "config.json").is_file():
+            return dict(read_json(folder / "config.json"))
+    return None
+
+
+def scratch_model_config(small: SmallConfig) -> dict[str, Any]:
+    """config.json of a small model that is to be trained first: LLaMA of the sizes in small.shape.
+
+    Raises:
+        ConfigError: a size is missing.
+    """
+    needed = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+    missing = [key for key in needed if key not in small.shape]
+    if missing:
+        raise ConfigError(
+            f"small.shape lacks {', '.join(missing)}.\n"
+            f"  Try: small.shape='{{{', '.join(f'{key}: ...' for key in needed)}}}'"
+        )
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": 2048,
+        "num_key_value_heads": small.shape["num_attention_heads"],
+        "head_dim": small.shape["hidden_size"] // small.shape["num_attention_heads"],
+        "hidden_act": "silu",
+        "max_position_embeddings": 2048,
+        "rms_norm_eps": 1e-5,
+        "initializer_range": 0.02,
+        "tie_word_embeddings": True,
+        "bos_token_id": None,
+        "eos_token_id": 0,
+        "pad_token_id": None,
+        "dtype": "float32",
+        **small.shape,
+    }
+
+
+def make_plan(config: GrowConfig, small_config: Mapping[str, Any]) -> GrowthPlan:
+    """The growth plan of a config.
+
+    Raises:
+        PlanError: the shapes cannot be grown.
+    """
+    family = family_of(small_config)
+    return plan_growth(family, small_config, wanted_dims(config.target), build(config.operator))
+
+
+def grown_dtype(config: GrowConfig, plan: GrowthPlan) -> str:
+    """The dtype to write: as stored, but float32 where that is small, so that exact stays exact."""
+    if config.write.dtype != "auto":
+        return config.write.dtype
+    stored = str(plan.small_config.get("dtype") or plan.small_config.get("torch_dtype") or "float32")
+    return "float32" if 4 * plan.target_parameters < 2**30 else stored
+
+
+def costs(config: GrowConfig, plan: GrowthPlan) -> Costs:
+    """FLOPs, memory and disk of a plan."""
+    length, dtype = config.data.sequence_length, grown_dtype(config, plan)
+    memory = estimate(
+        small_parameters=plan.small_parameters,
+        target_parameters=plan.target_parameters,
+        largest_tensor=max(math.prod(job.shape) for job in plan.jobs),
+        dtype=dtype,
+        shard_bytes=config.write.shard_bytes,
+        zero_stage=config.deepspeed.get("zero_optimization", {}).get("stage", 0),
+        world_size=world_size(),
+        precision=config.train.precision,
+    )
+    small = model_flops(plan.family, plan.shapes.small, length)
+    return Costs(small, model_flops(plan.family, plan.shapes.target, length), memory, dtype)
+
+
+def plan_json(config: GrowConfig, plan: GrowthPlan) -> dict[str, Any]:
+    """Plan and costs as plain data."""
+    cost = costs(config, plan)
+    data = plan.as_json()
+    data["operator"] = asdict(config.operator)
+    data["references"] = build(config.operator).references()
+    data["names"] = {"small": config.small.name, "target": config.target.name}
+    data["flops_per_token"] = {
+        "sequence_length": config.data.sequence_length,
+        "small_training": cost.small.training,
+        "target_training": cost.target.training,
+    }
+    data["budget"] = {
+        "train_tokens": config.train.max_tokens,
+        "train_flops": config.train.max_tokens * cost.target.training,
+        "operator_tokens": config.operator.steps * config.operator.batch_tokens
+        if config.operator.init
+        else 0,
+    }
+    data["bytes"] = {**asdict(cost.memory), "dtype": cost.dtype}
+    return data
+
+
+def plan_text(config: GrowConfig, plan: GrowthPlan) -> str:
+    """Plan and costs for a person to read."""
+    data, cost = plan_json(config, plan), costs(config, plan)
+    operator = config.operator.name + (
+        f", learned from {config.operator.init}" if config.operator.init else ""
+    )
+    at_start = "at the start of learning: " if config.operator.init else ""
+    rows = [f"  {'space':<10}{'small':>9}{'target':>9}{'ratio':>8}  {'map':<14}exact"]
+    for row in data["spaces"]:
+        unit = f" x {row['unit_size']}" if row["unit_size"] > 1 else ""
+        rows.append(
+            f"  {row['space']:<10}{row['small']:>9}{row['target']:>9}{row['ratio']:>8.3f}  "
+            f"{row['map'] + unit:<14}{'yes' if row['exact'] else 'no'}"
+        )
+    learning = (
+        f"\n  learning    {units.si(data['budget']['operator_tokens'], 'token')}s in {config.operator.steps} steps"
+        if config.operator.init
+        else ""
+    )
+    return "\n".join(
+        [
+            f"Growth plan: {config.small.name} -> {config.target.name}, operator {operator}",
+            *rows,
+            f"  layers    {plan.shapes.small.num_layers:>9}{plan.shapes.target.num_layers:>9}"
+            f"{plan.shapes.target.num_layers / plan.shapes.small.num_layers:>8.3f}  "
+            f"{plan.maps.layers.describe()}"
+            + ("  (* identity block)" if plan.maps.layers.identity_layers else ""),
+            f"  {at_start}{'exact' if plan.exactness.exact else 'not exact'}: {plan.exactness.reason}",
+            f"  parameters  {plan.small_parameters:,} -> {plan.target_parameters:,}",
+            f"  FLOPs       {units.flops(cost.small.training)} -> {units.flops(cost.target.training)} per training "
+            f"token at length {config.data.sequence_length}; training on {units.si(config.train.max_tokens, 'token')}s: "
+            f"{units.flops(data['budget']['train_flops'])}" + learning,
+            f"  memory      writing {units.num_bytes(cost.memory.write_peak)}, learning "
+            f"{units.num_bytes(cost.memory.learn_peak if config.operator.init else 0)}, training "
+            f"{units.num_bytes(cost.memory.train_per_rank)} per rank (weights and states, before activations)",
+            f"  disk        {units.num_bytes(cost.memory.disk)} ({cost.dtype})",
+        ]
+    )
+
+
+def name_after_folder(small: SmallConfig) -> SmallConfig:
+    """`small=checkpoint` is shown under its folder's name."""
+    if small.name == "checkpoint" and small.path is not None:
+        return replace(small, name=Path(small.path).expanduser().resolve().stem)
+    return small
+
+
+def print_plan(config: GrowConfig, _yaml: str) -> None:
+    """Print the plan of a config as text or JSON.
+
+    Raises:
+        CheckpointError: the small model's shape is not known without its checkpoint.
+    """
+    config = replace(config, small=name_after_folder(config.small))
+    small_config = known_config(config.small)
+    if small_config is None:
+        raise CheckpointError(
+            f"the shape of the small model '{config.small.name}' is not known: "
+            + (
+                f"there is no config.json in {config.small.path}."
+                if config.small.path
+                else "no config.json is at hand."
+            )
+            + "\n  Try: small.path=DIR with a Hugging Face checkpoint folder, or another small="
+        )
+    plan = make_plan(config, small_config)
+    print(
+        json.dumps(plan_json(config, plan), indent=2) if config.output == "json" else plan_text(config, plan)
+    )
+
+
+if __name__ == "__main__":
+    main(print_plan, DESCRIPTION, EXAMPLES)

@@ -1,0 +1,394 @@
+"""The stages of a growth run: learn, write, verify, train, scratch, continue, report.
+
+Each reads what the stages before it left in the run folder and leaves its own result there, so a run
+that was cut goes on at the first stage that is not done. Rank 0 works alone until training begins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ligo import __version__
+from ligo.accounting.flops import model_flops
+from ligo.accounting.savings import curve, loss_at, savings
+from ligo.checkpoint.assets import ModelCard, write_assets
+from ligo.checkpoint.reader import Checkpoint
+from ligo.checkpoint.writer import write_weights
+from ligo.config import GrowConfig, scratch_training
+from ligo.core import distributed
+from ligo.core.files import folder_aside, read_json
+from ligo.core.log import say
+from ligo.core.run import Run, command_line, hardware, versions
+from ligo.core.units import flops as in_flops
+from ligo.data.loader import Batches, validation_batches
+from ligo.data.tokenize import Corpus
+from ligo.families.base import family_of
+from ligo.growth.plan import GrowthPlan
+from ligo.operators.config import build
+from ligo.operators.maps import GrowthMaps
+from ligo.plan import grown_dtype
+from ligo.reports.html import savings_table_text, write_report
+from ligo.tracking.base import Tracker, Trackers
+from ligo.tracking.config import start_trackers
+from ligo.tracking.jsonl import read_records
+from ligo.training.config import TrainConfig, batch_shape
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_VALIDATION_WINDOWS = 32  # per forward pass
+
+
+class GrowthRun:
+    """One run: the config, the plan, the small checkpoint, the text, and the folder that it all goes to."""
+
+    def __init__(
+        self, config: GrowConfig, run: Run, run_config: dict[str, Any], config_hash: str, small: Checkpoint,
+        plan: GrowthPlan, corpus: Corpus,
+    ) -> None:  # fmt: skip
+        self.config, self.run, self.small, self.plan, self.corpus = config, run, small, plan, corpus
+        self._run_config, self._config_hash = run_config, config_hash
+        self._trackers: Tracker = Trackers([])
+
+    def execute(self) -> None:
+        """Run the chosen stages in order, those already done left out."""
+        if distributed.is_main():
+            self._trackers = start_trackers(
+                self.config.tracking,
+                self.run.folder,
+                study=self.config.run.study,
+                name=self.run.folder.name,
+                run_config=self._run_config,
+            )
+        stages = {
+            "learn": self.learn,
+            "write": self.write,
+            "verify": self.verify,
+            "train": self.train,
+            "scratch": self.scratch,
+            "continue": self.continue_small,
+            "report": self.report,
+        }
+        for name in self.config.stages:
+            if name == "report" or name not in self.run.stage_results():
+                stages[name]()
+        self._trackers.finish()
+
+    @contextmanager
+    def _alone(self, stage: str) -> Iterator[dict[str, Any] | None]:
+        """Rank 0 fills in the result of a stage; the others get None and wait."""
+        with distributed.others_wait() as main:
+            result: dict[str, Any] = {}
+            yield result if main else None
+            if main:
+                self.run.finish_stage(stage, result)
+
+    # --- growth -------------------------------------------------------------------------------------
+
+    def learn(self) -> None:
+        """Learn the operator's maps; nothing to do for operators that are not learned."""
+        with self._alone("learn") as result:
+            if result is None or self.config.operator.init is None:
+                return
+            import torch
+
+            from ligo.learning.fit import learn_operator
+            from ligo.learning.state import save_operator
+
+            operator, length = self.config.operator, self.config.data.sequence_length
+            self._trackers.rewind("learn", -1)
+            small = {name: self.small.read(name).to(torch.float32) for name in self.small.shapes}
+            # another order of the same text than training's
+            batches = Batches(
+                self.corpus, length, max(1, operator.batch_tokens // length), self.config.seed + 1
+            )
+            learned = learn_operator(
+                self.plan, small, batches.__getitem__, self._validation, operator, self._trackers.log,
+                seed=self.config.seed,
+            )  # fmt: skip
+            save_operator(self.run.operator, self.plan, learned)
+            result.update(
+                flops=learned.flops, tokens=learned.tokens, wall_s=learned.wall_s, best_step=learned.best_step,
+                start_loss=learned.start_loss, best_loss=learned.best_loss, parameters=learned.num_parameters,
+            )  # fmt: skip
+            say(
+                f"learned: validation loss {learned.start_loss:.4f} -> {learned.best_loss:.4f} "
+                f"(best at step {learned.best_step} of {operator.steps}), {in_flops(learned.flops)}"
+            )
+
+    def write(self) -> None:
+        """Write the grown model as a stock Hugging Face folder."""
+        with self._alone("write") as result:
+            if result is None:
+                return
+            import torch
+
+            from ligo.growth.execute import grow_tensors
+
+            dtype, maps = grown_dtype(self.config, self.plan), self._maps()
+            compute = torch.float64 if dtype == "float64" else torch.float32
+            tensors = grow_tensors(
+                self.plan,
+                maps,
+                self.small.read,
+                dtype=compute,
+                noise=self.config.operator.noise,
+                seed=self.config.seed,
+            )
+            with folder_aside(self.run.grown) as folder:
+                stored = ((name, tensor.to(getattr(torch, dtype))) for name, tensor in tensors)
+                written = write_weights(folder, stored, shard_bytes=self.config.write.shard_bytes)
+                self._write_assets(folder, dtype, notes=["Grown, not trained on since."])
+            result.update(written, dtype=dtype, build_flops=self.plan.build_flops(maps))
+            say(f"wrote {self.run.grown}")
+
+    def verify(self) -> None:
+        """Reload what was written with stock transformers, and compare it with the small model."""
+        with self._alone("verify") as result:
+            if result is None:
+                return
+            from ligo.growth.verify import verify_growth
+
+            learned = self.run.stage_results().get("learn", {})
+            verification = verify_growth(
+                self.small.folder,
+                self.run.grown,
+                self._validation[0][:4, :-1],
+                claimed_exact=self.plan.exactness.exact and not learned.get("best_step"),
+                stored_dtype=grown_dtype(self.config, self.plan),
+            )
+            result.update(verification.as_json())
+            verdict = "exact" if verification.exact else "not exact, as planned"
+            say(f"verified: largest logit difference {verification.max_logit_difference:.2e} ({verdict})")
+
+    def _maps(self) -> GrowthMaps:
+        """The maps to write: those learned, or the operator's own."""
+        if self.config.operator.init is None:
+            return self.plan.maps
+        from ligo.learning.state import load_maps
+
+        return load_maps(self.run.operator, self.plan)
+
+    def _write_assets(self, folder: Path, dtype: str, notes: list[str]) -> None:
+        small, target = self.plan.shapes.small, self.plan.shapes.target
+        card = ModelCard(
+            name=f"{self.config.small.name} grown to {self.config.target.name}",
+            base_model=self.config.small.hub_id or self.config.small.name,
+            operator=self.config.operator.name,
+            operator_reference="; ".join(build(self.config.operator).references()),
+            exactness=("exact: " if self.plan.exactness.exact else "not exact: ")
+            + self.plan.exactness.reason,
+            small={**asdict(small), "parameters": self.plan.small_parameters},
+            target={**asdict(target), "parameters": self.plan.target_parameters},
+            notes=notes,
+        )
+        config = {**self.plan.target_config, "dtype": dtype}
+        write_assets(folder, config=config, source_folder=self.small.folder, card=card)
+
+    # --- training -----------------------------------------------------------------------------------
+
+    def train(self) -> None:
+        """Continue pretraining the grown model; the result is `trained/`, a stock folder again."""
+        training = self.config.train
+
+        def model() -> Any:
+            from ligo.training.models import pretrained_model
+
+            return pretrained_model(self.run.grown, self.config.deepspeed, training)
+
+        self._train_arm("train", "grown", model, training, keep=True)
+
+    def scratch(self) -> None:
+        """Train the same target from fresh weights: same data order, own rate, own fully decayed schedule."""
+
+        def model() -> Any:
+            from ligo.training.models import fresh_model
+
+            return fresh_model(self.plan.target_config, self.config.seed)
+
+        self._train_arm("scratch", "scratch", model, scratch_training(self.config))
+
+    def continue_small(self) -> None:
+        """Train the small model on for as many FLOPs as the growth and the grown model took: the control."""
+        length = self.config.data.sequence_length
+        small = model_flops(self.plan.family, self.plan.shapes.small, length).training
+        target = model_flops(self.plan.family, self.plan.shapes.target, length).training
+        spent = self._operator_flops() + self.config.train.max_tokens * target
+        training = replace(self.config.train, max_tokens=round(spent / small))
+
+        def model() -> Any:
+            from ligo.training.models import pretrained_model
+
+            return pretrained_model(self.small.folder, self.config.deepspeed, training)
+
+        self._train_arm("continue", "continue", model, training, flops_per_token=small)
+
+    def _train_arm(
+        self, stage: str, arm: str, model: Any, training: TrainConfig, *, flops_per_token: int | None = None,
+        keep: bool = False,
+    ) -> None:  # fmt: skip
+        from ligo.training.engine import make_engine
+        from ligo.training.loop import train
+
+        length = self.config.data.sequence_length
+        shape = batch_shape(training, length, distributed.world_size())
+        engine = make_engine(model(), training, shape, self.config.deepspeed)
+        if flops_per_token is None:
+            flops_per_token = model_flops(self.plan.family, self.plan.shapes.target, length).training
+        done = train(
+            engine,
+            arm=arm,
+            batches=Batches(self.corpus, length, shape.windows, self.config.seed),
+            validation=self._validation,
+            config=training,
+            flops_per_token=flops_per_token,
+            tracker=self._trackers,
+            checkpoints=self.run.checkpoints(arm),
+            config_hash=self._config_hash,
+        )
+        if keep:
+            self._keep_trained(engine.weights(), done.tokens, done.loss)
+        engine.close()
+        with self._alone(stage) as result:
+            if result is not None:
+                result.update(asdict(done), peak_lr=training.lr, schedule=training.schedule)
+                say(f"trained {arm}: validation loss {done.loss:.4f} after {in_flops(done.flops)}")
+
+    def _keep_trained(self, weights: dict[str, Tensor], tokens: int, loss: float) -> None:
+        with distributed.others_wait() as main:
+            if main:
+                with folder_aside(self.run.trained) as folder:
+                    shard_bytes = self.config.write.shard_bytes
+                    ordered = ((job.spec.name, weights[job.spec.name]) for job in self.plan.jobs)
+                    write_weights(folder, ordered, shard_bytes=shard_bytes)
+                    note = f"Grown, then trained on {tokens:,} tokens to a validation loss of {loss:.4f} nats per token."
+                    self._write_assets(folder, "float32", notes=[note])
+
+    @cached_property
+    def _validation(self) -> list[Any]:
+        data = self.config.data
+        return validation_batches(
+            self.corpus, data.sequence_length, _VALIDATION_WINDOWS, data.validation_tokens
+        )
+
+    # --- report -------------------------------------------------------------------------------------
+
+    def report(self) -> None:
+        """Write summary.json and report.html, and print the savings table."""
+        with distributed.others_wait() as main:
+            if main:
+                summary = self._summary()
+                self._trackers.summary(summary)
+                write_report([self.run.folder], self.run.report)
+                say("")
+                say(savings_table_text(summary))
+                say(f"\nreport: {self.run.report}")
+
+    def _operator_flops(self) -> float:
+        """What growth itself cost: learning, and building the weights once."""
+        results = self.run.stage_results()
+        return float(
+            results.get("learn", {}).get("flops", 0.0) + results.get("write", {}).get("build_flops", 0.0)
+        )
+
+    def _small_training(self) -> dict[str, Any]:
+        """What is known of the small model's own training: flops, tokens, loss."""
+        card = self.small.folder / "ligo.json"
+        known = dict(read_json(card).get("training", {})) if card.is_file() else {}
+        if "flops" not in known and self.config.small.train_tokens:
+            length = int(self.small.config.get("max_position_embeddings", self.config.data.sequence_length))
+            per_token = model_flops(family_of(self.small.config), self.plan.shapes.small, length).training
+            tokens = self.config.small.train_tokens
+            known.update(tokens=int(tokens), flops=tokens * per_token)
+        return known
+
+    def _summary(self) -> dict[str, Any]:
+        results, records = self.run.stage_results(), read_records(self.run.metrics)
+        learned, trained_small = results.get("learn", {}), self._small_training()
+        verified = results.get("verify", {})
+        labels = {
+            "train": ("grown", f"grown ({self.config.operator.name})"),
+            "scratch": ("scratch", "from scratch"),
+            "continue": ("continue", "small model trained on"),
+        }
+        arms = [
+            {
+                "name": arm, "label": label, "final_loss": results[stage]["loss"], "tokens": results[stage]["tokens"],
+                "flops": results[stage]["flops"], "wall_s": results[stage]["wall_s"],
+                "peak_lr": results[stage]["peak_lr"],
+            }
+            for stage, (arm, label) in labels.items() if stage in results
+        ]  # fmt: skip
+        grown, scratch = curve(records, "grown"), curve(records, "scratch")
+        not_measured = ["the same scratch run with a schedule as short as the grown run's", "several seeds"]
+        if "continue" not in results:
+            not_measured.insert(0, "the small model trained on at equal total FLOPs (add continue to stages)")
+        operator_flops = self._operator_flops()
+        summary: dict[str, Any] = {
+            "name": self.run.folder.name,
+            "command": command_line(),
+            "date": datetime.now(UTC).date().isoformat(),
+            "versions": {**versions(), "ligo": __version__},
+            "hardware": hardware(),
+            "small": {
+                "name": self.config.small.name, "parameters": self.plan.small_parameters,
+                "train_flops": trained_small.get("flops"), "train_tokens": trained_small.get("tokens"),
+                "loss": trained_small.get("loss"),
+            },
+            "target": {
+                "name": self.config.target.name, "parameters": self.plan.target_parameters,
+                "hidden_size": self.plan.shapes.target.hidden_size, "num_layers": self.plan.shapes.target.num_layers,
+            },
+            "growth": {
+                "operator": self.config.operator.name, "start": self.config.operator.init,
+                "exact": self.plan.exactness.exact and not learned.get("best_step"),
+                "verdict": self.plan.exactness.reason,
+                "max_logit_difference": verified.get("max_logit_difference"),
+                "loss_at_start": learned.get("start_loss"),
+                "loss_after_learning": learned.get("best_loss"),
+                "operator_flops": operator_flops, "operator_parameters": learned.get("parameters", 0),
+            },
+            "arms": arms,
+            "target_loss": None, "savings": [], "equal_tokens": None, "equal_flops": None,
+            "not_measured": not_measured,
+            "notes": [],
+        }  # fmt: skip
+        if grown and scratch and "train" in results and "scratch" in results:
+            rows = savings(
+                grown, scratch, operator_flops=operator_flops, small_flops=trained_small.get("flops")
+            )
+            tokens = min(grown[-1].tokens, scratch[-1].tokens)
+            budget = min(grown[-1].flops + operator_flops, scratch[-1].flops)
+            summary |= {
+                "target_loss": {"value": scratch[-1].loss, "of": "scratch"},
+                "savings": [row.as_json() for row in rows],
+                "equal_tokens": {
+                    "tokens": tokens,
+                    "losses": {
+                        "grown": loss_at(grown, tokens=tokens),
+                        "scratch": loss_at(scratch, tokens=tokens),
+                    },
+                },
+                "equal_flops": {
+                    "flops": budget,
+                    "losses": {
+                        "grown": loss_at(grown, flops=budget - operator_flops),
+                        "scratch": loss_at(scratch, flops=budget),
+                    },
+                },
+            }
+            if "continue" in results:
+                summary["equal_flops"]["losses"]["continue"] = loss_at(
+                    curve(records, "continue"), flops=budget
+                )
+            if trained_small.get("flops") is None:
+                summary["notes"].append(
+                    "Nobody recorded what training the small model cost: it cannot be charged."
+                )
+        return summary
