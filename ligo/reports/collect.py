@@ -1,0 +1,141 @@
+"""One run folder in, one record out: the summary, the plan and the loss curves, as they are.
+
+Nothing is computed here that the run did not write down; what is missing or damaged is said in words.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ligo.core.errors import DataError
+
+ARM_LABELS = {
+    "grown": "grown",
+    "scratch": "from scratch",
+    "small": "small model",
+    "learn": "learning the operator",
+}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One loss over the course of one arm; tokens, FLOPs and seconds are counted within the arm."""
+
+    tokens: np.ndarray
+    flops: np.ndarray
+    wall_s: np.ndarray
+    loss: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.loss)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One line of the comparison, with the loss that it was judged by and the one it was trained on."""
+
+    name: str
+    label: str
+    validation: Curve
+    training: Curve
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """Everything a report needs of one run."""
+
+    folder: Path
+    summary: Mapping[str, Any]
+    plan: Mapping[str, Any]
+    arms: Mapping[str, Arm]
+    warnings: tuple[str, ...] = field(default=())
+
+    @property
+    def name(self) -> str:
+        return str(self.summary.get("name") or self.folder.name)
+
+
+def load_run(folder: Path) -> RunRecord:
+    """Read a run folder. A last line of metrics.jsonl that was cut in the middle becomes a warning.
+
+    Raises:
+        DataError: the folder holds no finished run, or its summary cannot be read.
+    """
+    folder, warnings = Path(folder), list[str]()
+    if not folder.is_dir():
+        raise DataError(f"there is no run folder {folder}.\n  Try: python -m ligo.grow run.dir={folder}")
+    if not (folder / "summary.json").exists():
+        state = "is not finished" if (folder / "metrics.jsonl").exists() else "holds no run"
+        raise DataError(
+            f"{folder} {state}: summary.json is missing.\n"
+            f"  It is written at the end of: python -m ligo.grow run.dir={folder}"
+        )
+    summary = _read_object(folder / "summary.json")
+    plan: dict[str, Any] = {}
+    if (folder / "plan.json").exists():
+        plan = _read_object(folder / "plan.json")
+    else:
+        warnings.append("plan.json is missing: the growth plan is not shown.")
+    labels = {arm.get("name"): arm.get("label") for arm in summary.get("arms") or ()}
+    arms = {
+        name: Arm(
+            name,
+            str(labels.get(name) or ARM_LABELS.get(name, name)),
+            _curve(records, "eval/loss", name, warnings),
+            _curve(records, "train/loss", name, warnings),
+        )
+        for name, records in _records_by_arm(folder / "metrics.jsonl", warnings).items()
+    }
+    return RunRecord(folder, summary, plan, arms, tuple(warnings))
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{path} cannot be read: {error}.\n  Run the command of that run again; it is rewritten."
+        ) from error
+    if not isinstance(value, dict):
+        raise DataError(f"{path} holds a {type(value).__name__}, but a JSON object is expected.")
+    return value
+
+
+def _records_by_arm(path: Path, warnings: list[str]) -> dict[str, list[dict[str, Any]]]:
+    """Records in the order written, up to the first line that is not whole."""
+    if not path.exists():
+        warnings.append("metrics.jsonl is missing: there are no curves.")
+        return {}
+    arms: dict[str, list[dict[str, Any]]] = {}
+    lines = path.read_text(encoding="utf-8", errors="replace").rstrip("\n").split("\n")
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+            arms.setdefault(str(record["arm"]), []).append(record)
+        except (ValueError, TypeError, KeyError):
+            left_out = len(lines) - number
+            more = f" and the {left_out} after it" if left_out else ", the last one,"
+            warnings.append(f"metrics.jsonl: line {number}{more} cannot be read; the curves end before it.")
+            break
+    return arms
+
+
+def _curve(records: list[dict[str, Any]], key: str, arm: str, warnings: list[str]) -> Curve:
+    def column(name: str) -> np.ndarray:
+        values = (record.get(name) for record in records if record.get(key) is not None)
+        return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+
+    loss = column(key)
+    finite = np.isfinite(loss)
+    if not finite.all():
+        warnings.append(f"{arm}: {np.sum(~finite)} values of {key} are not finite and are not drawn.")
+    tokens, flops, wall_s = (column(name)[finite] for name in ("tokens", "flops", "wall_s"))
+    return Curve(tokens, flops, wall_s, loss[finite])

@@ -1,0 +1,223 @@
+"""The report: one self-contained HTML page for one run or several, and its savings table as text.
+
+Every number is taken from the run's own summary. What was not measured is called that, and a target
+loss that was not reached never turns into a saving.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ligo.core import units
+from ligo.core.files import write_text
+from ligo.reports.collect import ARM_LABELS, RunRecord, load_run
+from ligo.reports.figures import bokeh_script, loss_chart
+from ligo.reports.page import PAGE
+
+NOT_MEASURED = "not measured"
+NOT_REACHED = "not reached"
+SAVINGS_COLUMNS = ("convention", "small", "operator", "grown until V*", "total", "from scratch", "saving")
+
+
+@dataclass(frozen=True)
+class Saving:
+    """One way to count, checked: the saving is a number only when every part of it is one."""
+
+    convention: str
+    small: float | None
+    operator: float | None
+    grown: float | None
+    scratch: float | None
+    stated: float | None
+
+    @property
+    def reached(self) -> bool:
+        return self.grown is not None
+
+    @property
+    def total(self) -> float | None:
+        parts = (self.small, self.operator, self.grown)
+        return None if None in parts else sum(part for part in parts if part is not None)
+
+    @property
+    def saving(self) -> float | None:
+        return None if self.total is None or self.scratch is None else self.stated
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the stated saving is what the formula gives for the stated parts."""
+        if self.saving is None or self.total is None or not self.scratch:
+            return self.stated is None
+        return math.isclose(self.saving, 1 - self.total / self.scratch, abs_tol=1e-3)
+
+    def cells(self) -> list[str]:
+        """The row as text, in the order of SAVINGS_COLUMNS."""
+        absent = NOT_MEASURED if self.reached or self.scratch is None else NOT_REACHED
+        return [
+            self.convention,
+            _or_absent(self.small, units.flops),
+            _or_absent(self.operator, units.flops),
+            _or_absent(self.grown, units.flops, absent),
+            _or_absent(self.total, units.flops, absent),
+            _or_absent(self.scratch, units.flops),
+            units.percent(self.saving, absent),
+        ]
+
+
+def savings(summary: Mapping[str, Any]) -> list[Saving]:
+    """The savings of a summary, one per convention."""
+    rows = []
+    for row in summary.get("savings") or ():
+        parts = (
+            _finite(row.get(key)) for key in ("small_flops", "operator_flops", "grown_flops", "scratch_flops")
+        )
+        small, operator, grown, scratch = parts
+        convention, stated = str(row.get("convention", "")), _finite(row.get("saving"))
+        rows.append(Saving(convention, small, operator, grown, scratch, stated))
+    return rows
+
+
+def answer(summary: Mapping[str, Any]) -> str:
+    """The finding in one sentence, good or bad."""
+    rows = savings(summary)
+    target = summary.get("target_loss") or {}
+    if not rows or target.get("value") is None or all(row.scratch is None for row in rows):
+        return (
+            "Whether growing saves compute was not measured: it takes both a grown run and one from scratch."
+        )
+    if not any(row.reached for row in rows):
+        return (
+            f"No saving: the grown model did not reach the target loss of {_loss(target['value'])} "
+            "within its budget (not reached)."
+        )
+    found = {
+        word: next((r.saving for r in rows if word in r.convention), None) for word in ("sunk", "charged")
+    }
+    sunk, charged = found["sunk"], found["charged"]
+    if charged is None:
+        if sunk is None:
+            return "Growing reached the target loss, but a part of its cost was not measured."
+        return (
+            f"Growing {_claim(sunk)} when the small model is already there; "
+            "what the small model itself cost was not measured."
+        )
+    sentence = f"Growing {_claim(charged)} (small model charged)"
+    if sunk is None:
+        return f"{sentence}."
+    same_sign = (sunk > 0) == (charged > 0)
+    more = units.percent(abs(sunk)) + ("" if sunk > 0 else " more")
+    joint = f"; {more}" if same_sign else f", but {'saved' if sunk > 0 else 'cost'} {more}"
+    return f"{sentence}{joint} when the small model is already there."
+
+
+def savings_table_text(summary: Mapping[str, Any]) -> str:
+    """The savings table for a terminal, followed by the answer."""
+    rows = [list(SAVINGS_COLUMNS), *(saving.cells() for saving in savings(summary))]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(SAVINGS_COLUMNS))]
+    rows.insert(1, ["-" * width for width in widths])
+    lines = [
+        "  ".join(
+            [
+                row[0].ljust(widths[0]),
+                *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)),
+            ]
+        )
+        for row in rows
+    ]
+    return "\n".join([*(lines if len(lines) > 2 else []), "", answer(summary)]).lstrip("\n")
+
+
+def write_report(runs: Sequence[Path], out: Path) -> Path:
+    """Write one self-contained page about one or several run folders; give back `out`.
+
+    Raises:
+        DataError: one of the folders holds no finished run.
+        ResourceError: the page cannot be written.
+    """
+    from jinja2 import ChainableUndefined, Environment
+
+    records = [load_run(Path(folder)) for folder in runs]
+    chart = loss_chart(records)
+    environment = Environment(
+        autoescape=True, undefined=ChainableUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.policies["json.dumps_kwargs"] = {
+        "sort_keys": False
+    }  # Bokeh defines an object where it first stands
+    environment.filters |= {
+        "flops": lambda value: _or_absent(_finite(value), units.flops),
+        "count": lambda value: _or_absent(_finite(value), units.si),
+        "wall": lambda value: _or_absent(_finite(value), units.seconds),
+        "loss": _loss,
+        "general": lambda value: _or_absent(_finite(value), lambda number: f"{number:.3g}"),
+    }
+    page = environment.from_string(PAGE).render(
+        title=records[0].name if len(records) == 1 else f"{len(records)} runs compared",
+        sections=[_section(record) for record in records],
+        columns=SAVINGS_COLUMNS,
+        chart=chart,
+        bokeh=bokeh_script() if chart else "",
+    )
+    write_text(Path(out), page)
+    return Path(out)
+
+
+def _section(run: RunRecord) -> dict[str, Any]:
+    rows = savings(run.summary)
+    notes = [*map(str, run.summary.get("notes") or ()), *run.warnings]
+    notes += [
+        f"The stated saving ({row.convention}) does not follow from its parts: check summary.json."
+        for row in rows
+        if not row.agrees
+    ]
+    small, target = run.plan.get("small"), run.plan.get("target")
+    changed: list[tuple[str, Any, Any]] = []
+    if isinstance(small, dict) and isinstance(target, dict):
+        changed = [
+            (key, small.get(key, "absent"), new) for key, new in target.items() if small.get(key) != new
+        ]
+    return {
+        "name": run.name,
+        "answer": answer(run.summary),
+        "summary": run.summary,
+        "plan": run.plan,
+        "changed": changed,
+        "savings": rows,
+        "arms": _arm_rows(run),
+        "notes": notes,
+    }
+
+
+def _arm_rows(run: RunRecord) -> list[dict[str, Any]]:
+    """One row per arm of the summary; the grown and the scratch arm stand there even when absent."""
+    rows = [dict(row) for row in run.summary.get("arms") or ()]
+    for name in ("grown", "scratch"):
+        if all(row.get("name") != name for row in rows):
+            rows.append({"name": name, "label": ARM_LABELS[name]})
+    for row in rows:
+        for key in ("equal_tokens", "equal_flops"):
+            row[key] = ((run.summary.get(key) or {}).get("losses") or {}).get(row.get("name"))
+    return rows
+
+
+def _finite(value: Any) -> float | None:
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if number else None
+
+
+def _or_absent(value: float | None, write: Any, absent: str = NOT_MEASURED) -> str:
+    return absent if value is None else str(write(value))
+
+
+def _loss(value: Any) -> str:
+    return _or_absent(_finite(value), lambda loss: f"{loss:.4f}")
+
+
+def _claim(saving: float) -> str:
+    if saving > 0:
+        return f"saved {units.percent(saving)} of the compute of training from scratch"
+    return f"cost {units.percent(-saving)} more compute than training from scratch"
