@@ -280,7 +280,7 @@ def _checked(argument: str, known: list[str]) -> str:
                 f"\n  Try: {bare}={close or options(bare)[0]}"
             )
         return argument
-    if bare.startswith(_FREE):
+    if f"{bare}.".startswith(_FREE):
         return f"++{bare}={value}"
     if bare not in known and f"{bare}." not in {k[: len(bare) + 1] for k in known}:
         close = nearest(bare, known) or nearest(bare.split(".")[-1], [k.split(".")[-1] for k in known])

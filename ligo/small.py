@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,13 @@ from ligo.data.sources import documents
 from ligo.data.tokenize import prepare
 from ligo.families.base import family_of
 from ligo.plan import scratch_model_config
-from ligo.tracking.jsonl import JsonlTracker
-from ligo.training.config import batch_shape
+from ligo.tracking.base import Tracker
+from ligo.training.config import TrainConfig, batch_shape
+from ligo.training.loop import Progress
 
 
-def train_small(config: GrowConfig, run: Run, run_config: dict[str, Any], config_yaml: str) -> Path:
-    """Train tokenizer and small model on the run's text; the folder `small/` of the run, done once.
+def train_small(config: GrowConfig, run: Run, run_config: dict[str, Any], tracker: Tracker) -> Path:
+    """Train tokenizer and small model on the run's text; the folder `small/` of the run, made once.
 
     The folder's `ligo.json` holds tokens, FLOPs and loss of the training, which the ledger charges.
 
@@ -34,25 +36,18 @@ def train_small(config: GrowConfig, run: Run, run_config: dict[str, Any], config
     folder = run.folder / "small"
     if (folder / "ligo.json").is_file():
         return folder
-    from transformers import AutoTokenizer
-
     from ligo.training.engine import make_engine
     from ligo.training.loop import train
     from ligo.training.models import fresh_model
 
     model_config, training = scratch_model_config(config.small), small_training(config)
-    length, vocab_size = config.data.sequence_length, model_config["vocab_size"]
+    length = config.data.sequence_length
     shape = batch_shape(training, length, distributed.world_size())
-    tokenizer_folder = run.folder / "tokenizer"
+    tokenizer = _tokenizer(config, run.folder / "tokenizer", model_config["vocab_size"])
     with distributed.others_wait() as alone:
-        if alone and not tokenizer_folder.exists():
-            tokenizer = train_tokenizer(documents(config.data.path, config.data), vocab_size)
-            prepare(config.data, tokenizer, vocab_size=vocab_size)
-            run.open(run_config, config_yaml, config.seed)
-            with folder_aside(tokenizer_folder) as aside:
-                tokenizer.save_pretrained(aside)
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
-    corpus = prepare(config.data, tokenizer, vocab_size=vocab_size)
+        if alone:
+            prepare(config.data, tokenizer, vocab_size=model_config["vocab_size"])
+    corpus = prepare(config.data, tokenizer, vocab_size=model_config["vocab_size"])
 
     family = family_of(model_config)
     engine = make_engine(fresh_model(model_config, config.seed), training, shape, config.deepspeed)
@@ -63,7 +58,7 @@ def train_small(config: GrowConfig, run: Run, run_config: dict[str, Any], config
         validation=validation_batches(corpus, length, 32, config.data.validation_tokens),
         config=training,
         flops_per_token=model_flops(family, family.dims(model_config), length).training,
-        tracker=JsonlTracker(run.metrics, run.summary),
+        tracker=tracker,
         checkpoints=run.checkpoints("small"),
         config_hash=config_hash(run_config),
     )
@@ -75,24 +70,43 @@ def train_small(config: GrowConfig, run: Run, run_config: dict[str, Any], config
                 write_weights(aside, weights.items())
                 tokenizer.save_pretrained(aside)
                 write_json(aside / "config.json", model_config)
-                record = {
-                    "tokens": done.tokens,
-                    "flops": done.flops,
-                    "loss": done.loss,
-                    "wall_s": done.wall_s,
-                }
-                write_json(
-                    aside / "ligo.json",
-                    {"training": record, "data": config.data.name, "versions": versions()},
-                )
-                write_text(aside / "README.md", _card(config, done.tokens, done.flops, done.loss))
+                write_json(aside / "ligo.json", _record(config, training, done))
+                write_text(aside / "README.md", _card(config, training, done))
             say(f"trained the small model: validation loss {done.loss:.4f} after {in_flops(done.flops)}")
     return folder
 
 
-def _card(config: GrowConfig, tokens: int, flops: float, loss: float) -> str:
+def _tokenizer(config: GrowConfig, folder: Path, vocab_size: int) -> Any:
+    """The run's own tokenizer, trained by rank 0 on the run's text."""
+    from transformers import AutoTokenizer
+
+    with distributed.others_wait() as alone:
+        if alone and not folder.exists():
+            with folder_aside(folder) as aside:
+                train_tokenizer(documents(config.data.path, config.data), vocab_size).save_pretrained(aside)
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def _record(config: GrowConfig, training: TrainConfig, done: Progress) -> dict[str, Any]:
+    """What the ledger reads (`training`), and what it takes to train the same model again."""
+    return {
+        "training": {"tokens": done.tokens, "flops": done.flops, "loss": done.loss},
+        "data": {"name": config.data.name, "sequence_length": config.data.sequence_length},
+        "options": asdict(training),
+        "seed": config.seed,
+        "versions": versions(),
+    }
+
+
+def _card(config: GrowConfig, training: TrainConfig, done: Progress) -> str:
     return (
-        "---\nlibrary_name: transformers\ntags: [ligo]\n---\n\n"
-        f"# A small LLaMA trained by ligo\n\nTrained on {tokens:,} tokens of `{config.data.name}` "
-        f"({flops:.4g} FLOPs, counted as 3x forward), validation loss {loss:.4f} nats per token.\n"
+        "---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags: [ligo]\n---\n\n"
+        "# A small LLaMA trained by ligo\n\n"
+        "| | |\n|---|---|\n"
+        f"| text | `{config.data.name}`, tokenizer trained on the same text |\n"
+        f"| training | {done.tokens:,} tokens, windows of {config.data.sequence_length}, "
+        f"{training.batch_tokens:,} tokens per step, peak rate {training.lr:g}, {training.schedule} |\n"
+        f"| cost | {done.flops:.4g} FLOPs (3x forward, lookups free, full attention counted) |\n"
+        f"| validation loss | {done.loss:.4f} nats per token, on text held out by document |\n\n"
+        "The same as data: `ligo.json`.\n"
     )

@@ -34,8 +34,7 @@ from ligo.operators.config import build
 from ligo.operators.maps import GrowthMaps
 from ligo.plan import grown_dtype
 from ligo.reports.html import savings_table_text, write_report
-from ligo.tracking.base import Tracker, Trackers
-from ligo.tracking.config import start_trackers
+from ligo.tracking.base import Tracker
 from ligo.tracking.jsonl import read_records
 from ligo.training.config import TrainConfig, batch_shape
 
@@ -49,23 +48,14 @@ class GrowthRun:
     """One run: the config, the plan, the small checkpoint, the text, and the folder that it all goes to."""
 
     def __init__(
-        self, config: GrowConfig, run: Run, run_config: dict[str, Any], config_hash: str, small: Checkpoint,
-        plan: GrowthPlan, corpus: Corpus,
+        self, config: GrowConfig, run: Run, config_hash: str, small: Checkpoint, plan: GrowthPlan,
+        corpus: Corpus, tracker: Tracker,
     ) -> None:  # fmt: skip
         self.config, self.run, self.small, self.plan, self.corpus = config, run, small, plan, corpus
-        self._run_config, self._config_hash = run_config, config_hash
-        self._trackers: Tracker = Trackers([])
+        self._config_hash, self._tracker = config_hash, tracker
 
     def execute(self) -> None:
         """Run the chosen stages in order, those already done left out."""
-        if distributed.is_main():
-            self._trackers = start_trackers(
-                self.config.tracking,
-                self.run.folder,
-                study=self.config.run.study,
-                name=self.run.folder.name,
-                run_config=self._run_config,
-            )
         stages = {
             "learn": self.learn,
             "write": self.write,
@@ -75,10 +65,11 @@ class GrowthRun:
             "continue": self.continue_small,
             "report": self.report,
         }
+        done = self.run.stage_results()
+        distributed.barrier()  # all ranks have looked before rank 0 finishes another stage
         for name in self.config.stages:
-            if name == "report" or name not in self.run.stage_results():
+            if name == "report" or name not in done:
                 stages[name]()
-        self._trackers.finish()
 
     @contextmanager
     def _alone(self, stage: str) -> Iterator[dict[str, Any] | None]:
@@ -102,14 +93,14 @@ class GrowthRun:
             from ligo.learning.state import save_operator
 
             operator, length = self.config.operator, self.config.data.sequence_length
-            self._trackers.rewind("learn", -1)
+            self._tracker.rewind("learn", -1)
             small = {name: self.small.read(name).to(torch.float32) for name in self.small.shapes}
             # another order of the same text than training's
             batches = Batches(
                 self.corpus, length, max(1, operator.batch_tokens // length), self.config.seed + 1
             )
             learned = learn_operator(
-                self.plan, small, batches.__getitem__, self._validation, operator, self._trackers.log,
+                self.plan, small, batches.__getitem__, self._validation, operator, self._tracker.log,
                 seed=self.config.seed,
             )  # fmt: skip
             save_operator(self.run.operator, self.plan, learned)
@@ -248,7 +239,7 @@ class GrowthRun:
             validation=self._validation,
             config=training,
             flops_per_token=flops_per_token,
-            tracker=self._trackers,
+            tracker=self._tracker,
             checkpoints=self.run.checkpoints(arm),
             config_hash=self._config_hash,
         )
@@ -284,7 +275,7 @@ class GrowthRun:
         with distributed.others_wait() as main:
             if main:
                 summary = self._summary()
-                self._trackers.summary(summary)
+                self._tracker.summary(summary)
                 write_report([self.run.folder], self.run.report)
                 say("")
                 say(savings_table_text(summary))

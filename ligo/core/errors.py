@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import errno
 import importlib
+import importlib.util
 from collections.abc import Iterable
 from types import ModuleType
 
@@ -61,21 +62,27 @@ def nearest(word: str, options: Iterable[str]) -> str | None:
     return matches[0] if matches else None
 
 
+def check_installed(module: str, *, extra: str, why: str) -> None:
+    """Refuse early, without importing it, where an optional module is missing.
+
+    Raises:
+        ConfigError: it is not installed; the message names the extra that installs it.
+    """
+    if importlib.util.find_spec(module.split(".")[0]) is None:
+        raise ConfigError(
+            f"{why} needs the package '{module.split('.')[0]}', which is not installed.\n"
+            f"  Try: pip install 'ligo[{extra}]'"
+        )
+
+
 def require(module: str, *, extra: str, why: str) -> ModuleType:
     """Import an optional module, or say which extra installs it.
 
     Raises:
         ConfigError: the module is not installed.
     """
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.split(".")[0] != module.split(".")[0]:
-            raise  # the module is there, but something it needs itself is not
-        raise ConfigError(
-            f"{why} needs the package '{module.split('.')[0]}', which is not installed.\n"
-            f"  Try: pip install 'ligo[{extra}]'"
-        ) from error
+    check_installed(module, extra=extra, why=why)
+    return importlib.import_module(module)
 
 
 def disk_full(error: OSError, where: object) -> LigoError:

@@ -128,7 +128,7 @@ def learn_operator(
             optimizer.step()
             tokens_seen += tokens[:, 1:].numel()
             flops += per_token.training * tokens[:, 1:].numel() + 3 * build
-            values = {"train/loss": float(loss), "grad_norm": float(norm)}
+            values = {"train/loss": float(loss.detach()), "grad_norm": float(norm)}
             if (step + 1) % config.evaluate_every == 0 or step + 1 == config.steps:
                 values["eval/loss"] = current = evaluate_learned()
                 flops += evaluation_flops
@@ -136,7 +136,7 @@ def learn_operator(
                     best_loss, best_step = current, step + 1
                     best_state, best_maps = _copy_state(learned), detached(learned())
             record(step + 1, **values)
-            bar.advance(note=f"loss {float(loss):.3f}  best {best_loss:.3f}")
+            bar.advance(note=f"loss {float(loss.detach()):.3f}  best {best_loss:.3f}")
     if best_step and config.noise:
         # under learned head maps the noise is no longer quite invisible: it must not cost what was won
         noisy = dict(

@@ -21,10 +21,10 @@ class OperatorConfig:
     """`operator=...`: a width operator and a depth operator, and whether their maps are then learned."""
 
     name: str = "exact"
-    width: str = "scaled_duplication"
-    """Width operator."""
-    depth: str = "zero_block"
-    """Depth operator."""
+    width: str | None = None
+    """Width operator. null: that of init, else scaled_duplication."""
+    depth: str | None = None
+    """Depth operator. null: that of init, else zero_block."""
     noise: float = 1.0
     """Null-space noise, in units of the target's fresh-init deviation; 0 keeps copies equal for ever."""
     init: str | None = None
@@ -81,13 +81,13 @@ def build(config: OperatorConfig) -> Operator:
     Raises:
         ConfigError: an unknown start, width or depth operator.
     """
-    width, depth = config.width, config.depth
-    if config.init is not None:
-        if config.init not in STARTS:
-            close = nearest(config.init, STARTS)
-            raise ConfigError(
-                f"operator.init={config.init} is not an operator to start from.\n"
-                f"  Known: {', '.join(STARTS)}.\n  Try: operator.init={close or 'exact'}"
-            )
-        width, depth = STARTS[config.init]
-    return Operator(WIDTH_OPERATORS.get(width)(), DEPTH_OPERATORS.get(depth)())
+    start = config.init or "exact"
+    if start not in STARTS:
+        raise ConfigError(
+            f"operator.init={start} is not an operator to start from.\n"
+            f"  Known: {', '.join(STARTS)}.\n  Try: operator.init={nearest(start, STARTS) or 'exact'}"
+        )
+    width, depth = STARTS[start]
+    return Operator(
+        WIDTH_OPERATORS.get(config.width or width)(), DEPTH_OPERATORS.get(config.depth or depth)()
+    )

@@ -6,7 +6,9 @@ Token batches are int64 arrays [windows, length + 1]; a rank hands its own windo
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -155,6 +157,20 @@ def deepspeed_config(keys: Mapping[str, Any], config: TrainConfig, shape: BatchS
     }
 
 
+@contextmanager
+def _quiet_linker() -> Iterator[None]:
+    """DeepSpeed tries at import which ops it could compile; the linker's complaints are not the user's."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
 def import_deepspeed() -> Any:
     """Import DeepSpeed so that it starts at once on a CPU.
 
@@ -165,7 +181,8 @@ def import_deepspeed() -> Any:
     if cpu:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "warning")
-    deepspeed = require("deepspeed", extra="deepspeed", why="train.engine=deepspeed")
+    with _quiet_linker():
+        deepspeed = require("deepspeed", extra="deepspeed", why="train.engine=deepspeed")
     if cpu:
         require("deepspeed.ops", extra="deepspeed", why="train.engine=deepspeed")
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

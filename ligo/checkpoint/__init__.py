@@ -1,0 +1,1 @@
+"""Bytes on disk: safetensors in, a stock Hugging Face folder out."""

@@ -1,0 +1,313 @@
+"""Where text comes from: files, folders, files inside installed packages, hub data sets.
+
+Whatever the source, what comes out is a stream of documents, one string each. Everything that can be wrong
+with text is found here and named with its file and, where there are lines, its line.
+"""
+
+from __future__ import annotations
+
+import gzip
+import importlib.util
+import json
+import re
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from ligo.core.errors import ConfigError, DataError, LigoError, nearest, require
+
+SUFFIXES = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz", ".parquet")
+_PACKAGE = "package:"
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+@dataclass(kw_only=True)
+class DataConfig:
+    """The text to train on, and how it is cut into sequences."""
+
+    name: str = "custom"
+    """Shown in plans, progress and cards."""
+    path: str | None = None
+    """File or folder of .txt, .jsonl (both also .gz), .parquet; package:NAME/FILE; or a hub id owner/name."""
+    validation_path: str | None = None
+    """Text to evaluate on, in the same forms. null: hold out a part of `path`."""
+    validation_fraction: float = 0.05
+    """Part of the characters to hold out when there is no validation_path."""
+    text_key: str = "text"
+    """The key or column that holds the text, in .jsonl, .parquet and hub data sets."""
+    group_keys: list[str] = field(default_factory=list)
+    """Consecutive records that agree in these keys form one document, joined by line breaks."""
+    document_separator: str = "<|endoftext|>"
+    """What stands between documents in .txt files."""
+    sequence_length: int = 128
+    """Tokens per sequence."""
+    validation_tokens: int = 32768
+    """Largest size of the fixed evaluation set, in tokens."""
+    extra: str = "data"
+    """The extra of ligo that installs the package of a package: path."""
+    cache_dir: str | None = None
+    """Where tokens are kept, in tokens/. null: $LIGO_CACHE, or ~/.cache/ligo."""
+
+
+def documents(path: str | None, config: DataConfig) -> Iterator[str]:
+    """Stream the documents of `path`, in a fixed order, without the empty ones.
+
+    Raises:
+        ConfigError: no path is given, or the package of a package: path is not installed.
+        DataError: nothing is there, it cannot be read, or it holds no text; some of these only while the
+            stream is read.
+    """
+    files = source_files(path, config)
+    assert path is not None
+    streams = (_file_documents(file, config) for file in files) if files else [_hub_documents(path, config)]
+    return _at_least_one((text for stream in streams for text in stream), path, config)
+
+
+def source_files(path: str | None, config: DataConfig) -> list[Path]:
+    """The files that `path` stands for, in the order they are read; empty when it is a hub id.
+
+    Raises:
+        ConfigError: no path is given, or the package of a package: path is not installed.
+        DataError: nothing is there, or nothing that can be read.
+    """
+    if not path:
+        raise ConfigError(
+            "data.path is not set, so there is no text to train on.\n"
+            "  Try: data=kjv, or data.path=FILE_OR_FOLDER, for example data.path=texts/train.txt"
+        )
+    local = _in_package(path, config) if path.startswith(_PACKAGE) else Path(path).expanduser()
+    if local.is_dir():
+        inside = sorted(file for file in local.rglob("*") if file.is_file() and not file.name.startswith("."))
+        files = [file for file in inside if file.name.endswith(SUFFIXES)]
+        if not files:
+            others = ", ".join(file.name for file in inside[:5]) or "nothing"
+            raise DataError(
+                f"the folder {path} holds no text that can be read: there is {others}"
+                f"{', ...' if len(inside) > 5 else ''}.\n  Files must end in one of {', '.join(SUFFIXES)}."
+                f"\n  Try: {_option(path, config)}=ANOTHER_FOLDER"
+            )
+        return files
+    if local.exists():
+        if not local.name.endswith(SUFFIXES):
+            raise DataError(
+                f"cannot tell how to read {path}: its name ends in none of {', '.join(SUFFIXES)}.\n"
+                f"  Try: rename it, for example to {local.stem}.txt if it is plain text"
+            )
+        return [local]
+    if _HUB_ID.fullmatch(path) and not path.endswith(SUFFIXES):
+        return []
+    there = [file.name for file in local.parent.iterdir()] if local.parent.is_dir() else []
+    close = nearest(local.name, there)
+    raise DataError(
+        f"{path} does not exist"
+        + ("" if local.parent.is_dir() else f", nor does the folder {Path(path).parent}")
+        + f".\n  Try: {_option(path, config)}={Path(path).with_name(close) if close else 'FILE_OR_FOLDER'}"
+    )
+
+
+def _option(path: str, config: DataConfig) -> str:
+    """The option that `path` was typed as."""
+    return "data.validation_path" if path == config.validation_path != config.path else "data.path"
+
+
+def _in_package(path: str, config: DataConfig) -> Path:
+    """package:NAME/FILE -> that file of the installed package, whose code is not run."""
+    package, _, inside = path.removeprefix(_PACKAGE).partition("/")
+    if not package.isidentifier() or not inside:
+        raise DataError(
+            f"cannot read {_option(path, config)}={path}: it is not of the form package:NAME/FILE.\n"
+            "  Try: package:bible/data/kjv.jsonl"
+        )
+    spec = importlib.util.find_spec(package)
+    if spec is None:
+        require(package, extra=config.extra, why=f"{_option(path, config)}={path}")
+    for folder in (spec.submodule_search_locations if spec else None) or []:
+        if (Path(folder) / inside).exists():
+            return Path(folder) / inside
+    raise DataError(
+        f"the package '{package}' is installed but has no file {inside}.\n"
+        f"  Try: pip install --force-reinstall 'ligo[{config.extra}]'"
+    )
+
+
+def _at_least_one(texts: Iterable[str], path: str, config: DataConfig) -> Iterator[str]:
+    empty = True
+    for text in texts:
+        if text.strip():
+            empty = False
+            yield text
+    if empty:
+        raise DataError(
+            f"{path} holds no text: it is empty, or white space only.\n"
+            f"  Try: {_option(path, config)}=FILE_OR_FOLDER with text in it"
+        )
+
+
+# Files
+
+
+def _file_documents(file: Path, config: DataConfig) -> Iterator[str]:
+    if file.name.endswith(".parquet"):
+        return _join_groups(_parquet_records(file, config), config)
+    if file.name.endswith((".jsonl", ".jsonl.gz")):
+        return _join_groups(_jsonl_records(file), config)
+    return _separated(_lines(file), config.document_separator)
+
+
+def _lines(file: Path) -> Iterator[str]:
+    """The lines of a UTF-8 file, compressed or not; line ends become '\\n'."""
+    number = 0
+    try:
+        with gzip.open(file, "rb") if file.name.endswith(".gz") else open(file, "rb") as raw_lines:
+            for number, raw in enumerate(raw_lines, start=1):
+                line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+                yield line.replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{file}, line {number}: not UTF-8: byte 0x{error.object[error.start]:02x} of that line, "
+            f"at {error.start}, belongs to no character.\n"
+            f"  Try: iconv -f latin1 -t utf-8 {file.name} > NEW_FILE, with the encoding that it has"
+        ) from error
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(
+            f"{file}, after line {number}: the gzip data is corrupt or cut short ({error}).\n"
+            f"  Try: gzip -t {file.name}, and fetch the file again"
+        ) from error
+    except OSError as error:
+        raise DataError(
+            f"cannot read {file}: {error.strerror or error}.\n"
+            f"  Try: ls -l {file.name}, and check who may read it"
+        ) from error
+
+
+def _separated(lines: Iterable[str], separator: str) -> Iterator[str]:
+    """Cut a text at `separator`, which may stand anywhere, also within a line."""
+    if "\n" in separator:
+        lines = ["".join(lines)]
+    parts: list[str] = []
+    for line in lines:
+        before, *after = line.split(separator) if separator else [line]
+        parts.append(before)
+        for text in after:
+            yield "".join(parts).strip("\n")
+            parts = [text]
+    yield "".join(parts).strip("\n")
+
+
+def _jsonl_records(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(where, record) of every line that is not blank."""
+    for number, line in enumerate(_lines(file), start=1):
+        if not line.strip():
+            continue
+        where = f"{file}, line {number}"
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(
+                f"{where}: not JSON ({error.msg} at column {error.colno}): {line.strip()[:60]!r}.\n"
+                '  Each line must be one record, such as {"text": "Once upon a time"}.\n'
+                "  Try: correct or remove that line"
+            ) from error
+        if not isinstance(record, dict):
+            raise DataError(
+                f"{where}: a {type(record).__name__}, but a record with keys is needed.\n"
+                '  Try: {"text": "Once upon a time"} on each line'
+            )
+        yield where, record
+
+
+def _parquet_records(file: Path, config: DataConfig) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(where, record) of every row; only the columns that are needed are read."""
+    arrow = require("pyarrow", extra="data", why=f"reading {file.name}")
+    parquet = require("pyarrow.parquet", extra="data", why=f"reading {file.name}")
+    try:
+        with parquet.ParquetFile(file) as table:
+            wanted = [config.text_key, *config.group_keys]
+            for key in wanted:
+                if key not in table.schema_arrow.names:
+                    raise _missing_key(str(file), key, "column", table.schema_arrow.names, config)
+            row = 0
+            for batch in table.iter_batches(columns=wanted):
+                for record in batch.to_pylist():
+                    row += 1
+                    yield f"{file}, row {row}", record
+    except (arrow.ArrowException, OSError) as error:
+        raise DataError(
+            f"cannot read {file} as parquet: {str(error).splitlines()[0]}.\n  Try: fetch the file again"
+        ) from error
+
+
+# Records
+
+
+def _join_groups(records: Iterable[tuple[str, dict[str, Any]]], config: DataConfig) -> Iterator[str]:
+    """One document per record, or per run of records that agree in `group_keys`."""
+    if not config.group_keys:
+        for where, record in records:
+            yield _text(where, record, config)
+        return
+
+    def group(item: tuple[str, dict[str, Any]]) -> list[Any]:
+        where, record = item
+        return [_value(where, record, key, config) for key in config.group_keys]
+
+    for _, members in groupby(records, key=group):
+        yield "\n".join(_text(where, record, config) for where, record in members)
+
+
+def _text(where: str, record: dict[str, Any], config: DataConfig) -> str:
+    text = _value(where, record, config.text_key, config)
+    if text is None:
+        return ""
+    if not isinstance(text, str):
+        strings = [key for key, value in record.items() if isinstance(value, str)]
+        raise DataError(
+            f"{where}: '{config.text_key}' is a {type(text).__name__}, not text.\n"
+            f"  Keys that hold text: {', '.join(strings) or 'none'}.\n"
+            f"  Try: data.text_key={strings[0] if strings else 'KEY'}"
+        )
+    return text
+
+
+def _value(where: str, record: dict[str, Any], key: str, config: DataConfig) -> Any:
+    if key not in record:
+        raise _missing_key(where, key, "key", list(record), config)
+    return record[key]
+
+
+def _missing_key(where: str, key: str, kind: str, there: list[str], config: DataConfig) -> DataError:
+    close = nearest(key, there) or "ONE_OF_THESE"
+    option = f"data.text_key={close}" if key == config.text_key else f"data.group_keys=[{close}]"
+    return DataError(
+        f"{where}: there is no {kind} '{key}'.\n  There: {', '.join(there) or 'nothing'}.\n  Try: {option}"
+    )
+
+
+# Hub
+
+
+def _hub_documents(path: str, config: DataConfig) -> Iterator[str]:
+    """The train split of a hub data set, streamed."""
+    option = _option(path, config)
+    datasets = require("datasets", extra="data", why=f"{option}={path} is no local file, and a hub data set")
+
+    def records() -> Iterator[tuple[str, dict[str, Any]]]:
+        rows = datasets.load_dataset(path, split="train", streaming=True)
+        for row, record in enumerate(rows, start=1):
+            yield f"{path}, row {row}", record
+
+    try:
+        yield from _join_groups(records(), config)
+    except LigoError:
+        raise
+    except Exception as error:  # the library fails in many ways, offline above all
+        reason = (str(error).splitlines() or [""])[0]
+        raise DataError(
+            f"there is no file or folder {path} here, and the hub data set {path} (split train) "
+            f"cannot be read: {type(error).__name__}: {reason}\n"
+            "  Check the name and the network, or give local text.\n"
+            f"  Try: {option}=FILE_OR_FOLDER"
+        ) from error

@@ -1,0 +1,386 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ligo.core.errors import ConfigError, DataError, ResourceError
+from ligo.data.bpe import train_tokenizer
+from ligo.data.sources import DataConfig
+from ligo.data.tokenize import prepare
+from tests.data.character_tokenizer import CharacterTokenizer
+
+REPO = Path(__file__).parents[2]
+SHARED = REPO.parent / "shared" / "data"
+STORIES = [f"the story of number {i} and its {'very ' * (i % 7)}long end\n" for i in range(200)]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("LIGO_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "tokens"
+
+
+@pytest.fixture(scope="module")
+def bpe() -> Any:
+    return train_tokenizer(STORIES, 300)
+
+
+@pytest.fixture(scope="module")
+def llama_like() -> Any:
+    """A tokenizer that begins texts with BOS by itself."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Tokenizer(models.BPE(unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    trainer = trainers.BpeTrainer(vocab_size=60, special_tokens=["<unk>", "<s>", "</s>"], show_progress=False)
+    backend.train_from_iterator(STORIES, trainer)
+    backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
+    )
+
+
+def write(folder: Path, texts: list[str], name: str = "a.jsonl") -> str:
+    path = folder / name
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return str(path)
+
+
+def config(path: str | None, **options: Any) -> DataConfig:
+    return DataConfig(path=path, **{"sequence_length": 8, **options})
+
+
+def cut(tokens: np.ndarray, mark: int) -> list[list[int]]:
+    """The documents of a stream in which `mark` ends each."""
+    ends = np.flatnonzero(tokens == mark)
+    assert ends[-1] == len(tokens) - 1
+    return [part[:-1].tolist() for part in np.split(tokens, ends + 1)[:-1]]
+
+
+# Tokens
+
+
+def test_every_document_is_in_one_split_with_eos_after_it(tmp_path: Path, bpe: Any) -> None:
+    corpus = prepare(config(write(tmp_path, STORIES)), bpe, vocab_size=300)
+    train = [bpe.decode(ids) for ids in cut(corpus.train, bpe.eos_token_id)]
+    validation = [bpe.decode(ids) for ids in cut(corpus.validation, bpe.eos_token_id)]
+    assert sorted(train + validation) == sorted(STORIES)
+    assert train == [story for story in STORIES if story in set(train)]  # order is kept
+    characters = sum(map(len, STORIES))
+    assert 0.04 < sum(map(len, validation)) / characters <= 0.05
+    assert corpus.num_documents == 200
+    assert corpus.bytes_per_token == sum(map(len, validation)) / len(corpus.validation)
+
+
+def test_streams_are_memory_mapped_and_small(tmp_path: Path, bpe: Any, cache: Path) -> None:
+    corpus = prepare(config(write(tmp_path, STORIES)), bpe, vocab_size=300)
+    assert isinstance(corpus.train, np.memmap)
+    assert corpus.train.dtype == corpus.validation.dtype == np.uint16
+    wide = prepare(config(write(tmp_path, STORIES)), bpe, vocab_size=2**16 + 1)
+    assert wide.train.dtype == np.uint32
+    assert np.array_equal(wide.train, corpus.train)
+    assert sorted(file.name for file in (cache / corpus.fingerprint).iterdir()) == [
+        "meta.json",
+        "train.npy",
+        "validation.npy",
+    ]
+
+
+def test_bos_before_each_document_where_the_tokenizer_does_so(tmp_path: Path, llama_like: Any) -> None:
+    corpus = prepare(config(write(tmp_path, STORIES)), llama_like, vocab_size=60)
+    assert corpus.train[0] == 1
+    both = np.concatenate([corpus.train, corpus.validation])
+    assert (both == 1).sum() == 200
+    assert (both == 2).sum() == 0
+
+
+def test_bos_ends_documents_when_there_is_no_eos(tmp_path: Path) -> None:
+    tokenizer = CharacterTokenizer()
+    tokenizer.bos_token_id, tokenizer.eos_token_id = 27, None
+    corpus = prepare(config(write(tmp_path, STORIES)), tokenizer, vocab_size=28)
+    assert corpus.train[-1] == 27
+    assert len(cut(corpus.train, 27)) + len(cut(corpus.validation, 27)) == 200
+
+
+# The split
+
+
+def test_few_documents_hold_out_the_tail(tmp_path: Path) -> None:
+    text = "".join(f"{'abcdefghij' * (1 + i % 5)}\n" for i in range(3000))
+    (tmp_path / "a.txt").write_text(text)
+    corpus = prepare(config(str(tmp_path / "a.txt")), CharacterTokenizer(), vocab_size=28)
+    (whole,) = CharacterTokenizer()([text.strip("\n")])["input_ids"]
+    assert np.concatenate([corpus.train, corpus.validation]).tolist() == [*whole, 27]
+    assert corpus.train[-1] == 26  # the cut is at a line break
+    assert 27 not in corpus.train  # and is no end of a document
+    assert abs(len(corpus.validation) / len(whole) - 0.05) < 10_000 / 2 / len(whole) + 0.01
+    assert corpus.num_documents == 1
+
+
+@pytest.mark.parametrize("text", ["abc " * 500, "a" * 2000, "ab\n" * 700])
+def test_small_texts_with_and_without_breaks(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.txt").write_text(text)
+    corpus = prepare(config(str(tmp_path / "a.txt")), CharacterTokenizer(), vocab_size=28)
+    characters = len(text.strip("\n"))
+    assert len(corpus.train) + len(corpus.validation) == characters + 1
+    assert 0.02 < len(corpus.validation) / characters < 0.06
+
+
+def test_one_huge_document_among_many_stays_in_training(tmp_path: Path) -> None:
+    for position in range(0, 20, 5):
+        texts = ["short text"] * 20
+        texts[position] = "long " * 5000
+        path = write(tmp_path, texts)
+        corpus = prepare(config(path), CharacterTokenizer(), vocab_size=28)
+        assert 11 <= len(corpus.validation) < 0.05 * len(corpus.train)
+
+
+def test_appending_text_keeps_most_of_the_split(tmp_path: Path, bpe: Any) -> None:
+    def held_out(texts: list[str]) -> set[str]:
+        corpus = prepare(config(write(tmp_path, texts)), bpe, vocab_size=300)
+        return {bpe.decode(ids) for ids in cut(corpus.validation, bpe.eos_token_id)}
+
+    before, after = held_out(STORIES[:150]), held_out(STORIES)
+    assert len((after & set(STORIES[:150])) - before) <= 2
+
+
+def test_validation_path(tmp_path: Path) -> None:
+    train, other = write(tmp_path, STORIES), write(tmp_path, ["other text"] * 3, "valid.jsonl")
+    corpus = prepare(config(train, validation_path=other), CharacterTokenizer(), vocab_size=28)
+    assert len(cut(corpus.train, 27)) == 200
+    assert len(cut(corpus.validation, 27)) == 3
+    assert corpus.num_documents == 203
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="needs the shared data folder beside the repository")
+def test_real_text(tmp_path: Path, bpe: Any) -> None:
+    path = str(SHARED / "tinyshakespeare")
+    corpus = prepare(config(path, sequence_length=128), bpe, vocab_size=300)
+    text = (SHARED / "tinyshakespeare" / "input.txt").read_text()
+    assert bpe.decode(corpus.validation[:-1]) == text.strip("\n")[-len(bpe.decode(corpus.validation[:-1])) :]
+    assert 0.04 < len(corpus.validation) / len(corpus.train) < 0.06
+
+
+# The cache
+
+
+def test_a_second_start_does_not_tokenise_again(tmp_path: Path, cache: Path) -> None:
+    path, tokenizer = write(tmp_path, STORIES), CharacterTokenizer()
+    first = prepare(config(path), tokenizer, vocab_size=28)
+    first_calls, tokenizer.calls = tokenizer.calls, 0
+    second = prepare(config(path, name="other", sequence_length=16), tokenizer, vocab_size=28)
+    assert (first_calls, tokenizer.calls) == (2, 1)  # each looks once whether texts begin with BOS
+    assert first.fingerprint == second.fingerprint
+    assert np.array_equal(first.train, second.train)
+    assert len(list(cache.iterdir())) == 1
+
+
+def test_moved_text_is_the_same_text(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    here, there = write(tmp_path, STORIES), write(tmp_path / "there", STORIES)
+    one, two = (prepare(config(path), CharacterTokenizer(), vocab_size=28) for path in (here, there))
+    assert one.fingerprint == two.fingerprint
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"validation_fraction": 0.1},
+        {"text_key": "body"},
+        {"group_keys": ["part"]},
+        {"document_separator": "---"},
+        {"validation_path": "valid"},
+    ],
+)
+def test_options_that_shape_tokens_make_others(tmp_path: Path, changes: dict[str, Any]) -> None:
+    records = [{"text": story, "body": story[::-1], "part": i // 2} for i, story in enumerate(STORIES)]
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    if "validation_path" in changes:
+        changes = {"validation_path": str(path)}
+    one = prepare(config(str(path)), CharacterTokenizer(), vocab_size=28)
+    two = prepare(config(str(path), **changes), CharacterTokenizer(), vocab_size=28)
+    assert one.fingerprint != two.fingerprint
+
+
+def test_changed_text_and_changed_tokenizer_make_others(tmp_path: Path, bpe: Any) -> None:
+    one = prepare(config(write(tmp_path, STORIES)), CharacterTokenizer(), vocab_size=28)
+    changed = [STORIES[0].replace("story", "storm"), *STORIES[1:]]  # as long as before
+    two = prepare(config(write(tmp_path, changed)), CharacterTokenizer(), vocab_size=28)
+    three = prepare(config(write(tmp_path, changed)), bpe, vocab_size=300)
+    assert len({one.fingerprint, two.fingerprint, three.fingerprint}) == 3
+    assert not np.array_equal(one.train, two.train) or not np.array_equal(one.validation, two.validation)
+
+
+def test_saved_and_loaded_tokenizer_is_the_same(tmp_path: Path, bpe: Any) -> None:
+    from transformers import AutoTokenizer
+
+    bpe.save_pretrained(tmp_path / "tokenizer")
+    loaded = AutoTokenizer.from_pretrained(tmp_path / "tokenizer")
+    loaded("a", truncation=True, max_length=3)  # leaves its mark on the backend
+    path = write(tmp_path, STORIES)
+    one, two = (prepare(config(path), tokenizer, vocab_size=300) for tokenizer in (bpe, loaded))
+    assert one.fingerprint == two.fingerprint
+
+
+def test_cache_folder_comes_from_the_option_first(tmp_path: Path) -> None:
+    own = config(write(tmp_path, STORIES), cache_dir=str(tmp_path / "own"))
+    corpus = prepare(own, CharacterTokenizer(), vocab_size=28)
+    assert (tmp_path / "own" / "tokens" / corpus.fingerprint / "meta.json").is_file()
+
+
+_PREPARE = """
+import os, signal, sys, time
+from pathlib import Path
+from ligo.data import tokenize
+from ligo.data.sources import DataConfig
+from tests.data import character_tokenizer
+
+tokenize._BATCH_CHARACTERS = 1000
+mode, path = sys.argv[1:]
+
+class CharacterTokenizer(character_tokenizer.CharacterTokenizer):
+    def __call__(self, text, **options):
+        if self.calls == 3:
+            if mode == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            Path(f"{path}.{os.getpid()}.began").touch()  # nobody ends before all have begun
+            while len(list(Path(path).parent.glob("*.began"))) < 3:
+                time.sleep(0.01)
+        return super().__call__(text, **options)
+
+print(len(tokenize.prepare(DataConfig(path=path, sequence_length=8), CharacterTokenizer(), vocab_size=28).train))
+"""
+
+
+def start(mode: str, path: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", _PREPARE, mode, path],
+        env={**os.environ, "PYTHONPATH": str(REPO)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_killed_half_way_leaves_nothing_under_the_final_name(tmp_path: Path, cache: Path) -> None:
+    path = write(tmp_path, STORIES)
+    process = start("kill", path)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == -signal.SIGKILL, errors
+    assert [file.name for file in cache.iterdir() if not file.name.startswith(".")] == []
+    corpus = prepare(config(path), CharacterTokenizer(), vocab_size=28)
+    assert len(cut(corpus.train, 27)) + len(cut(corpus.validation, 27)) == 200
+
+
+def test_processes_that_prepare_at_the_same_time_agree(tmp_path: Path, cache: Path) -> None:
+    path = write(tmp_path, STORIES)
+    processes = [start("together", path) for _ in range(3)]
+    outputs = [process.communicate(timeout=30) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0], outputs
+    corpus = prepare(config(path), CharacterTokenizer(), vocab_size=28)
+    assert {int(output) for output, _ in outputs} == {len(corpus.train)}
+    assert [file.name for file in cache.iterdir()] == [corpus.fingerprint]
+
+
+def test_error_half_way_leaves_nothing(tmp_path: Path, cache: Path) -> None:
+    class Failing(CharacterTokenizer):
+        def __call__(self, text: Any, **options: Any) -> dict[str, Any]:
+            if self.calls == 1:
+                raise KeyboardInterrupt
+            return super().__call__(text, **options)
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(config(write(tmp_path, STORIES)), Failing(), vocab_size=28)
+    assert list(cache.iterdir()) == []
+
+
+@pytest.mark.parametrize("damage", ["cut", "missing", "meta"])
+def test_damaged_cache(tmp_path: Path, cache: Path, damage: str) -> None:
+    path = write(tmp_path, STORIES)
+    folder = cache / prepare(config(path), CharacterTokenizer(), vocab_size=28).fingerprint
+    if damage == "cut":
+        os.truncate(folder / "train.npy", 200)
+    elif damage == "missing":
+        (folder / "validation.npy").unlink()
+    else:
+        (folder / "meta.json").write_text("{}")
+    with pytest.raises(DataError, match=rf"the token cache {folder} is damaged(.|\n)*Try: rm -r {folder}"):
+        prepare(config(path), CharacterTokenizer(), vocab_size=28)
+
+
+def test_cache_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    blocked = config(write(tmp_path, STORIES), cache_dir=str(tmp_path / "file"))
+    with pytest.raises(
+        ResourceError, match=r"cannot keep tokens in .*: Not a directory(.|\n)*data\.cache_dir=DIR"
+    ):
+        prepare(blocked, CharacterTokenizer(), vocab_size=28)
+
+
+# What cannot be
+
+
+def test_tokenizer_with_more_ids_than_the_model(tmp_path: Path) -> None:
+    path = write(tmp_path, STORIES)
+    with pytest.raises(
+        DataError, match=r"tokenizer has 28 ids but the model's vocabulary is 27(.|\n)*Try: the tok"
+    ):
+        prepare(config(path), CharacterTokenizer(), vocab_size=27)
+
+
+def test_token_beyond_the_vocabulary(tmp_path: Path, cache: Path) -> None:
+    class Sparse(CharacterTokenizer):
+        def __len__(self) -> int:
+            return 20  # but its ids go up to 27
+
+    with pytest.raises(DataError, match=r"the tokenizer gives id 27 but the model's vocabulary is 25"):
+        prepare(config(write(tmp_path, STORIES)), Sparse(), vocab_size=25)
+    assert list(cache.iterdir()) == []
+
+
+def test_tokenizer_without_eos_and_bos(tmp_path: Path) -> None:
+    tokenizer = CharacterTokenizer()
+    tokenizer.eos_token_id = None
+    with pytest.raises(
+        DataError, match=r"neither an EOS nor a BOS token(.|\n)*Try: set one, for example \"eos_token"
+    ):
+        prepare(config(write(tmp_path, STORIES)), tokenizer, vocab_size=28)
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1.0, -0.5])
+def test_fraction_outside_0_and_1(tmp_path: Path, fraction: float) -> None:
+    path = write(tmp_path, STORIES)
+    with pytest.raises(
+        ConfigError, match=r"data\.validation_fraction=.* must lie between 0 and 1(.|\n)*Try: data"
+    ):
+        prepare(config(path, validation_fraction=fraction), CharacterTokenizer(), vocab_size=28)
+    valid = config(path, validation_fraction=fraction, validation_path=path)
+    assert len(prepare(valid, CharacterTokenizer(), vocab_size=28).validation) > 0
+
+
+def test_too_little_text(tmp_path: Path) -> None:
+    path = write(tmp_path, STORIES[:30])
+    with pytest.raises(DataError) as caught:
+        prepare(config(path, sequence_length=200), CharacterTokenizer(), vocab_size=28)
+    assert "too little validation text in data 'custom': " in str(caught.value)
+    assert "but one sequence needs 201 (data.sequence_length=200, and one label)" in str(caught.value)
+    assert "data.validation_fraction=0.2" in str(caught.value)
+    with pytest.raises(
+        DataError, match=r"too little train text(.|\n)*Try: more text, data\.sequence_length="
+    ):
+        prepare(config(path, sequence_length=10_000), CharacterTokenizer(), vocab_size=28)
+
+
+def test_no_path() -> None:
+    with pytest.raises(ConfigError, match=r"data\.path is not set"):
+        prepare(config(None), CharacterTokenizer(), vocab_size=28)

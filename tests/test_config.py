@@ -1,0 +1,94 @@
+"""Every shipped config composes; typos get the nearest name; values that cannot be are refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from ligo.config import GROUPS, compose, options, strip_plus
+from ligo.core.errors import ConfigError
+from ligo.plan import known_config, make_plan, plan_json
+
+LLAMA = ("small=llama-7b", "target=13b")
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_every_shipped_option_composes(group: str) -> None:
+    assert options(group)
+    for option in options(group):
+        shape = (
+            "small.shape={hidden_size: 8, num_hidden_layers: 1, num_attention_heads: 1, intermediate_size: 8}"
+        )
+        extra = [shape] if (group, option) == ("small", "scratch") else []
+        config, text = compose([f"{group}={option}", *extra])
+        assert config.seed == 0
+        assert "small:" in text
+
+
+def test_a_plus_before_our_own_groups_is_accepted() -> None:
+    assert strip_plus(["+small=a", "+target=b", "+train.lr=1", "x=+small=1"]) == [
+        "small=a",
+        "target=b",
+        "+train.lr=1",
+        "x=+small=1",
+    ]
+    assert compose(["+small=llama-7b", "+target=13b"]) == compose(["small=llama-7b", "target=13b"])
+
+
+@pytest.mark.parametrize(
+    ("small", "target", "counts"),
+    [
+        ("llama-7b", "13b", (6_738_415_616, 13_015_864_320)),
+        ("llama-33b", "65b", (32_528_943_616, 65_285_660_672)),
+        ("smollm2-135m", "smollm2-200m", (134_515_008, None)),
+    ],
+)
+def test_documented_plans_have_the_published_parameter_counts(
+    small: str, target: str, counts: tuple[int, int | None]
+) -> None:
+    config, _ = compose([f"+small={small}", f"+target={target}"])
+    model = known_config(config.small)
+    assert model is not None
+    data = plan_json(config, make_plan(config, model))
+    assert data["parameters"]["small"] == counts[0]
+    assert counts[1] is None or data["parameters"]["target"] == counts[1]
+    assert data["exactness"]["exact"] is True
+
+
+def test_training_from_scratch_takes_its_own_rate_and_the_rest_from_train() -> None:
+    from ligo.config import scratch_training
+
+    config, _ = compose(["scratch.lr=0.5", "train.batch_tokens=8192", "train.weight_decay=0.3"])
+    scratch = scratch_training(config)
+    assert (scratch.lr, scratch.batch_tokens, scratch.weight_decay) == (0.5, 8192, 0.3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["small=llama-7"], "small=llama-7 is not known.\n  Known: .*\n  Try: small=llama-7b"),
+        (["+targt=13b"], "there is no option 'targt'(.|\n)*Try: target"),
+        (["train.lrr=1"], "there is no option 'train.lrr'.\n  Try: train.lr=1"),
+        (["operator.stepss=3"], "Try: operator.steps=3"),
+        (["nonsense_beyond_help=3"], "--help lists them all"),
+        (["train.lr=fast"], "'fast' of type 'str' could not be converted to Float(.|\n)*train.lr=VALUE of the right type"),
+        (["justaword"], "not of the form key=value"),
+        (["stages=[learn,wrte]"], "stages names 'wrte', which is no stage(.|\n)*Try: stages=.write."),
+        (["output=xml"], "output=xml is not text or json"),
+        (["write.dtype=int8"], "write.dtype=int8"),
+        (["tracking.wandb=sometimes"], "not one of offline, online, off"),
+        (["train.schedule=linear"], "cosine, wsd, constant"),
+        (["small=scratch"], "needs its sizes(.|\n)*small.shape="),
+        ([*LLAMA, "operator=ligo", "operator.init=exakt"], "operator.init=exakt(.|\n)*Try: operator.init=exact"),
+        ([*LLAMA, "operator.width=net3net"], "width operator 'net3net' is not known"),
+    ],
+)  # fmt: skip
+def test_wrong_input_is_refused_with_what_to_type(arguments: list[str], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        config, _ = compose(arguments)
+        model = known_config(config.small)
+        make_plan(config, model or {})
+
+
+def test_deepspeeds_own_keys_pass_through() -> None:
+    config, _ = compose(["deepspeed=zero3", "deepspeed.zero_optimization.overlap_comm=false"])
+    assert config.deepspeed == {"zero_optimization": {"stage": 3, "overlap_comm": False}}
