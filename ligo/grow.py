@@ -52,12 +52,14 @@ def grow(config: GrowConfig, config_yaml: str) -> None:
     from ligo.checkpoint.writer import check_free_disk
     from ligo.core import distributed
     from ligo.core.files import write_json
+    from ligo.core.libraries import quiet_libraries
     from ligo.core.run import Run, config_hash
     from ligo.data.sources import documents
     from ligo.data.tokenize import prepare
     from ligo.families.base import family_of
     from ligo.families.coverage import expected_shapes
 
+    quiet_libraries()
     run_config = yaml.safe_load(config_yaml)
     digest = config_hash(run_config)
     run = Run(run_folder(config, digest))

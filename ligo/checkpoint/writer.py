@@ -129,6 +129,7 @@ def _save(tensors: dict[str, torch.Tensor], file: Path) -> None:
 
     with disk_errors(file):
         save_file(tensors, file, metadata={"format": "pt"})  # from_pretrained refuses files without it
+        file.chmod(0o644)  # safetensors writes for the owner alone; checkpoints are shared
 
 
 def _aside(folder: Path, number: int) -> Path:

@@ -7,8 +7,9 @@ _SI = ((1e24, "Y"), (1e21, "Z"), (1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G
 
 def si(value: float, unit: str = "", digits: int = 3) -> str:
     """1234567 -> '1.23 M' + unit, with SI prefixes (powers of 1000)."""
+    rounded = abs(float(f"{value:.{digits}g}"))  # 999.7e12 reads 1 P, not 1e+03 T
     for factor, prefix in _SI:
-        if abs(value) >= factor:
+        if rounded >= factor:
             return f"{value / factor:.{digits}g} {prefix}{unit}"
     return f"{value:.{digits}g} {unit}".rstrip()
 

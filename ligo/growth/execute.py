@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from ligo.core.errors import NumericsError
 from ligo.core.log import progress
@@ -16,45 +19,59 @@ from ligo.families.spec import Role, TensorSpec
 from ligo.growth.plan import GrowthPlan, depth_row, map_axes, source_name
 from ligo.operators.maps import GrowthMaps, on_axis
 
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-ReadTensor = Callable[[str], "Tensor"]
+ReadTensor = Callable[[str], Tensor]
 """Name of a small tensor -> the tensor, in the dtype to compute in."""
+
+
+class _MixLayers(torch.autograd.Function):
+    """sum_j weights[j] * layers[j], adding up in place, so that nothing of a layer's size is kept for backward."""
+
+    @staticmethod
+    def forward(ctx: Any, weights: Tensor, *layers: Tensor) -> Tensor:
+        ctx.save_for_backward(*layers)
+        mixed = torch.zeros_like(layers[0])
+        for weight, layer in zip(weights.tolist(), layers, strict=True):
+            mixed.add_(layer, alpha=weight)
+        return mixed
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        flat = gradients[0].reshape(-1)
+        layers = ctx.saved_tensors
+        return torch.stack([flat @ layer.reshape(-1) for layer in layers]), *(None for _ in layers)
 
 
 def grow_tensor(spec: TensorSpec, maps: GrowthMaps, read: ReadTensor, *, tied: bool) -> Tensor:
     """One target tensor from the small ones: mix depth, then grow each axis.
 
-    W'[l] = sum_j depth[l, j] * expand_out @ W[j] @ reduce_in; gains are copied, or folded into their
-    readers where the map cannot copy them.
+    W'[l] = sum_j depth[l, j] * expand_out @ W[j] @ reduce_in; gains are copied, or are one where they have
+    been folded into their readers.
+
+    Args:
+        read: the small tensors, gains folded (`fold_gains`).
     """
     if spec.axes[0].role is Role.GAIN:
         return _grow_gain(spec, maps, read, tied=tied)
-    grown = None
-    for layer, weight in depth_row(spec, maps):
-        share = weight * _with_folded_gain(spec, layer, maps, read)
-        grown = share if grown is None else grown + share
-    if grown is None:  # an identity block ends in zero
-        grown = read(source_name(spec, 0)) * 0.0
+    grown = _mix_depth(spec, maps, read)
     for axis, factor, unit_size in map_axes(spec, maps):
         grown = on_axis(factor.apply, grown, axis, unit_size)
     return grown
 
 
-def _with_folded_gain(spec: TensorSpec, layer: int, maps: GrowthMaps, read: ReadTensor) -> Tensor:
-    """W, or W diag(g) where the gain in front of this reader cannot be copied."""
-    weight = read(source_name(spec, layer))
-    if spec.gain is None or maps.spaces[spec.axes[1].space].gain is not None:
-        return weight
-    gain_name = spec.gain if spec.layer is None else spec.gain.replace(f".{spec.layer}.", f".{layer}.", 1)
-    return weight * read(gain_name)
+def _mix_depth(spec: TensorSpec, maps: GrowthMaps, read: ReadTensor) -> Tensor:
+    row = depth_row(spec, maps)
+    if not row:  # an identity block ends in zero
+        return torch.zeros_like(read(source_name(spec, 0)))
+    if len(row) == 1 and not isinstance(row[0][1], Tensor):
+        layer, weight = row[0]
+        return read(source_name(spec, layer)) * weight
+    layers = [read(source_name(spec, layer)) for layer, _ in row]
+    weights = torch.stack([torch.as_tensor(weight, dtype=layers[0].dtype) for _, weight in row])
+    mixed: Tensor = _MixLayers.apply(weights, *layers)
+    return mixed
 
 
 def _grow_gain(spec: TensorSpec, maps: GrowthMaps, read: ReadTensor, *, tied: bool) -> Tensor:
-    import torch
-
     space_map = maps.spaces[spec.axes[0].space]
     if spec.layer is None and tied and space_map.tied_gain is not None:
         # the head reads with the embedding's own map: the last gain makes up for it
@@ -62,8 +79,21 @@ def _grow_gain(spec: TensorSpec, maps: GrowthMaps, read: ReadTensor, *, tied: bo
     if space_map.gain is None:
         like = read(source_name(spec, 0))
         return torch.ones(space_map.expand.shape[0], dtype=like.dtype, device=like.device)
-    mixed = sum(weight * read(source_name(spec, layer)) for layer, weight in depth_row(spec, maps))
-    return space_map.gain.apply(mixed[:, None])[:, 0]  # type: ignore[index]
+    return space_map.gain.apply(_mix_depth(spec, maps, read)[:, None])[:, 0]
+
+
+def fold_gains(plan: GrowthPlan, maps: GrowthMaps, read: ReadTensor) -> ReadTensor:
+    """The small tensors with each gain folded into its readers, W diag(g), where the map cannot copy it."""
+    folded = {
+        spec.name: spec.gain
+        for spec in plan.family.tensors(plan.shapes.small)
+        if spec.gain is not None and maps.spaces[spec.axes[1].space].gain is None
+    }
+
+    def read_folded(name: str) -> Tensor:
+        return read(name) * read(folded[name]) if name in folded else read(name)
+
+    return read_folded
 
 
 def null_space_noise(
@@ -80,8 +110,6 @@ def null_space_noise(
     Without it copied units get equal gradients and stay equal for ever. The draw depends on the
     seed and the tensor's name alone, not on the order of the jobs. None where nothing was copied.
     """
-    import torch
-
     for axis, at in enumerate(spec.axes):
         space_map = maps.spaces[at.space]
         if at.role is Role.READ and space_map.grows:
@@ -103,12 +131,11 @@ def grow_tensors(
     Raises:
         NumericsError: a grown tensor is not finite; it is named.
     """
+    source = fold_gains(plan, maps, lambda name: read(name).to(dtype))
     deviation = noise * float(plan.target_config.get("initializer_range", 0.02))
     with progress("growing tensors", len(plan.jobs)) as bar:
         for job in plan.jobs:
-            tensor = grow_tensor(
-                job.spec, maps, lambda name: read(name).to(dtype), tied=plan.shapes.small.tied
-            )
+            tensor = grow_tensor(job.spec, maps, source, tied=plan.shapes.small.tied)
             if noise:
                 added = null_space_noise(
                     job.spec, job.shape, maps, deviation=deviation, seed=seed, dtype=dtype

@@ -21,6 +21,7 @@ from ligo.learning.functional import (
     LearnedMaps,
     causal_lm_loss,
     detached,
+    folded_small,
     grown_parameters,
     skeleton,
     with_tied_head,
@@ -80,6 +81,7 @@ def learn_operator(
     """
     started = time.monotonic()
     model, learned = skeleton(plan.target_config), LearnedMaps(plan)
+    folded = folded_small(plan, learned(), small)
     optimizer = torch.optim.AdamW(
         learned.parameter_groups(config.eta, config.depth_lr), betas=(0.9, 0.95), weight_decay=0.0
     )
@@ -100,7 +102,7 @@ def learn_operator(
 
     def evaluate_learned() -> float:
         with torch.no_grad():
-            return evaluate(grown_parameters(plan, learned(), small))
+            return evaluate(grown_parameters(plan, learned(), folded))
 
     def record(step: int, **values: float) -> None:
         log({"arm": "learn", "step": step, "tokens": tokens_seen, "flops": flops,
@@ -116,7 +118,7 @@ def learn_operator(
             for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
                 group["lr"] = rate * factor
             tokens = torch.from_numpy(batch_at(step))
-            loss = causal_lm_loss(model, grown_parameters(plan, learned(), small), tokens)
+            loss = causal_lm_loss(model, grown_parameters(plan, learned(), folded), tokens)
             if not loss.isfinite():
                 raise NumericsError(
                     f"the loss is {float(loss)} at operator step {step}: the step size is too large.\n"

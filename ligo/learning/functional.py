@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ligo.families.spec import RESIDUAL, Role
-from ligo.growth.execute import grow_tensor
+from ligo.growth.execute import fold_gains, grow_tensor
 from ligo.growth.plan import GrowthPlan
 from ligo.operators.maps import Dense, GrowthMaps, LayerMap, SpaceMap
 
@@ -129,8 +129,18 @@ def skeleton(target_config: Mapping[str, Any]) -> nn.Module:
         return AutoModelForCausalLM.from_config(AutoConfig.for_model(**target_config)).eval()
 
 
+def folded_small(plan: GrowthPlan, maps: GrowthMaps, small: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The frozen small tensors as `grown_parameters` wants them: gains folded once, not at every step."""
+    read = fold_gains(plan, maps, small.__getitem__)
+    return {name: read(name) for name in small}
+
+
 def grown_parameters(plan: GrowthPlan, maps: GrowthMaps, small: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """All target weights as functions of the maps: name -> tensor, with autograd."""
+    """All target weights as functions of the maps: name -> tensor, with autograd.
+
+    Args:
+        small: from `folded_small`.
+    """
     tied = plan.shapes.small.tied
     grown = {job.spec.name: grow_tensor(job.spec, maps, small.__getitem__, tied=tied) for job in plan.jobs}
     return with_tied_head(plan, grown)

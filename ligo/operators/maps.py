@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -117,10 +118,16 @@ class Dense:
         return torch.as_tensor(self.values, device=x.device).to(x.dtype) @ x
 
     def remove_span(self, x: Tensor) -> Tensor:
+        basis = self._basis.to(x.device, x.dtype)
+        return x - basis @ (basis.T @ x)
+
+    @cached_property
+    def _basis(self) -> Tensor:
+        """Orthonormal columns that span those of the matrix: float64 [n', n]."""
         import torch
 
-        expand = torch.as_tensor(self.values, device=x.device).to(x.dtype)
-        return x - expand @ torch.linalg.lstsq(expand, x).solution
+        values = torch.as_tensor(self.values).detach().double()
+        return torch.linalg.qr(values).Q  # type: ignore[no-any-return]
 
     def matmul_flops(self, columns: int) -> int:
         return 2 * self.shape[0] * self.shape[1] * columns

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from ligo.core import distributed
 from ligo.core.errors import ConfigError, require
+from ligo.core.libraries import quiet_libraries
 from ligo.training.config import BatchShape, TrainConfig
 
 
@@ -177,13 +178,10 @@ def import_deepspeed() -> Any:
     There it would compile an inference-only all-reduce with g++ (30 s and more, and a killed compile
     leaves a lock that hangs every later start); training does not use it.
     """
-    cpu = not torch.cuda.is_available()
-    if cpu:
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "warning")
+    quiet_libraries()
     with _quiet_linker():
         deepspeed = require("deepspeed", extra="deepspeed", why="train.engine=deepspeed")
-    if cpu:
+    if not torch.cuda.is_available():
         require("deepspeed.ops", extra="deepspeed", why="train.engine=deepspeed")
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed

@@ -14,7 +14,14 @@ from ligo.families.base import family_of
 from ligo.growth.execute import grow_tensors
 from ligo.growth.plan import GrowthPlan, plan_growth
 from ligo.learning.fit import LearnedOperator, learn_operator, warmup_cosine
-from ligo.learning.functional import LearnedMaps, causal_lm_loss, detached, grown_parameters, skeleton
+from ligo.learning.functional import (
+    LearnedMaps,
+    causal_lm_loss,
+    detached,
+    folded_small,
+    grown_parameters,
+    skeleton,
+)
 from ligo.learning.state import load_maps, save_operator
 from ligo.operators.config import OperatorConfig, build
 from tests.conftest import random_model, tiny_config
@@ -56,7 +63,8 @@ def test_learning_begins_at_the_start(start: str, tied: bool) -> None:
     model, small, tokens = skeleton(plan.target_config), small_weights(plan), torch.from_numpy(windows(0))
     with torch.no_grad():
         at_start = grown_parameters(plan, plan.maps, small)
-        learned = grown_parameters(plan, LearnedMaps(plan)(), small)
+        maps = LearnedMaps(plan)()
+        learned = grown_parameters(plan, maps, folded_small(plan, maps, small))
         # gains are folded into their readers in one and copied in the other: the same function
         assert float(causal_lm_loss(model, learned, tokens)) == pytest.approx(
             float(causal_lm_loss(model, at_start, tokens)), abs=1e-5
@@ -125,7 +133,7 @@ def test_what_was_learned_is_what_is_written(tmp_path: Path) -> None:
     loaded = load_maps(tmp_path / "operator.safetensors", plan)
     small = small_weights(plan)
     with torch.no_grad():
-        in_learning = grown_parameters(plan, learned.maps, small)
+        in_learning = grown_parameters(plan, learned.maps, folded_small(plan, learned.maps, small))
     written = dict(grow_tensors(plan, loaded, small.__getitem__, dtype=torch.float32, noise=0.0, seed=0))
     for name, tensor in written.items():
         assert torch.equal(tensor, in_learning[name]), name  # bit for bit
@@ -135,7 +143,9 @@ def test_a_learned_model_loads_into_the_stock_class_with_the_loss_that_was_kept(
     plan = plan_with(OperatorConfig(init="stack"))
     learned, _ = learn(plan, init="stack")
     written = dict(
-        grow_tensors(plan, learned.maps, small_weights(plan).__getitem__, dtype=torch.float32, noise=1.0, seed=0)
+        grow_tensors(
+            plan, learned.maps, small_weights(plan).__getitem__, dtype=torch.float32, noise=1.0, seed=0
+        )
     )
     model = random_model(plan.target_config, "float32")
     assert model.load_state_dict(written, strict=False).unexpected_keys == []
@@ -148,7 +158,10 @@ def test_a_learned_model_loads_into_the_stock_class_with_the_loss_that_was_kept(
 
 
 def test_an_operator_of_another_plan_is_refused(tmp_path: Path) -> None:
-    plan, other = plan_with(OperatorConfig(init="stack")), plan_with(OperatorConfig(init="stack"), ffn_size=70)
+    plan, other = (
+        plan_with(OperatorConfig(init="stack")),
+        plan_with(OperatorConfig(init="stack"), ffn_size=70),
+    )
     learned, _ = learn(plan, init="stack", steps=1)
     save_operator(tmp_path / "operator.safetensors", plan, learned)
     with pytest.raises(CheckpointError, match="learned for another growth plan"):

@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# launch/local.sh N +small=... +target=...: N processes on this machine.
+set -euo pipefail
+processes=$1
+shift
+exec "${PYTHON:-python}" -m torch.distributed.run --standalone --nproc_per_node "$processes" -m ligo.grow "$@"
