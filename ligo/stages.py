@@ -173,14 +173,19 @@ class GrowthRun:
             base_model=self.config.small.hub_id or self.config.small.name,
             operator=self.config.operator.name,
             operator_reference="; ".join(build(self.config.operator).references()),
-            exactness=("exact: " if self.plan.exactness.exact else "not exact: ")
-            + self.plan.exactness.reason,
+            exactness=self._exactness_sentence(),
             small={**asdict(small), "parameters": self.plan.small_parameters},
             target={**asdict(target), "parameters": self.plan.target_parameters},
             notes=notes,
         )
         config = {**self.plan.target_config, "dtype": dtype}
         write_assets(folder, config=config, source_folder=self.small.folder, card=card)
+
+    def _exactness_sentence(self) -> str:
+        start = ("exact" if self.plan.exactness.exact else "not exact") + f" ({self.plan.exactness.reason})"
+        if self.run.stage_results().get("learn", {}).get("best_step"):
+            return f"Its maps were learned, which changed the function; the start they were learned from is {start}."
+        return f"Growth was {start}."
 
     # --- training -----------------------------------------------------------------------------------
 
