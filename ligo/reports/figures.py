@@ -231,7 +231,7 @@ def _draw(
 
 
 def _mark_crossing(plot: Any, line: Line, run: RunRecord, arm: Arm, shift: _Shift, second: float) -> None:
-    """A diamond where the run's own accounting says that the smoothed loss stays at or below V*."""
+    """A diamond where the run's own accounting says that the validation loss stays at or below V*."""
     target = target_loss(run)
     spent = _saving_row(run, "sunk").get(
         {"grown": "grown_flops", "scratch": "scratch_flops"}.get(arm.name, "")

@@ -70,7 +70,7 @@ summary { cursor: pointer; color: var(--quiet); margin: .6rem 0 }
   {% endif %}
   <p class="quiet">Target loss V*:
   {% if section.summary.target_loss %}
-    {{ section.summary.target_loss.value | loss }}, the final smoothed validation loss of the arm
+    {{ section.summary.target_loss.value | loss }}, the final validation loss of the arm
     “{{ section.summary.target_loss.of }}”.
   {% else %}not measured.{% endif %}</p>
 {% endmacro %}
@@ -107,7 +107,7 @@ summary { cursor: pointer; color: var(--quiet); margin: .6rem 0 }
   <div id="chart"></div>
   <noscript>The chart needs JavaScript; the tables do not.</noscript>
   <figcaption>Strong lines: validation loss. Faint lines: training loss. Dashed horizontal line: V*.
-    Diamonds: from there on the smoothed loss of an arm stays at or below V*. On the FLOPs and wall-time axes
+    Diamonds: from there on the validation loss of an arm stays at or below V*. On the FLOPs and wall-time axes
     the grown arm starts where learning the operator ended; the dotted curve starts after the small model's
     own training as well. Losses of the first steps may lie above the frame: pan or zoom with the tools beside
     the chart. Point at a line for its numbers.</figcaption>
@@ -212,9 +212,8 @@ Bokeh.embed.embed_item({{ chart.item | tojson }}, "chart").then(() => {
 </table></div></details>
 {% endif %}
 {% if plan.flops_per_token %}
-<p class="quiet">FLOPs per token:
-  {% for key, value in plan.flops_per_token.items() %}{{ key }} {{ value | flops }}{{ ", " if not loop.last }}
-  {% endfor %}</p>
+<p class="quiet">FLOPs per training token at length {{ plan.flops_per_token.sequence_length }}:
+  small {{ plan.flops_per_token.small_training | flops }}, target {{ plan.flops_per_token.target_training | flops }}</p>
 {% endif %}
 
 <h{{ 2 if single else 3 }}>What was not measured</h{{ 2 if single else 3 }}>
@@ -243,8 +242,8 @@ Bokeh.embed.embed_item({{ chart.item | tojson }}, "chart").then(() => {
 <h2>How it was counted</h2>
 <pre>saving = 1 - (C_small * charged + C_operator + C_grown(V*)) / C_scratch(V*)</pre>
 <ul>
-  <li>V* is the final smoothed validation loss of the scratch run on its own fully decayed schedule.</li>
-  <li>C_grown(V*) runs until the smoothed validation loss first stays at or below V*. If it never does, the
+  <li>V* is the final validation loss of the scratch run on its own fully decayed schedule.</li>
+  <li>C_grown(V*) runs until the first evaluation from which on the validation loss stays at or below V*. If it never does, the
     table says “not reached”; nothing is extrapolated.</li>
   <li>C_operator is everything spent on learning the operator, the building of the weights included.</li>
   <li>C_small is the training of the small model: left out when it is already there (sunk), or counted
