@@ -10,6 +10,7 @@ import difflib
 import errno
 import importlib
 import importlib.util
+import sys
 from collections.abc import Iterable
 from types import ModuleType
 
@@ -68,9 +69,10 @@ def check_installed(module: str, *, extra: str, why: str) -> None:
     Raises:
         ConfigError: it is not installed; the message names the extra that installs it.
     """
-    if importlib.util.find_spec(module.split(".")[0]) is None:
+    package = module.split(".")[0]
+    if package not in sys.modules and importlib.util.find_spec(package) is None:
         raise ConfigError(
-            f"{why} needs the package '{module.split('.')[0]}', which is not installed.\n"
+            f"{why} needs the package '{package}', which is not installed.\n"
             f"  Try: pip install 'ligo[{extra}]'"
         )
 

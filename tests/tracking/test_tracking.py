@@ -64,6 +64,8 @@ def test_a_missing_package_is_refused_before_work_begins(monkeypatch: pytest.Mon
         return None if name in ("wandb", "deepspeed") else real(name)  # type: ignore[operator]
 
     monkeypatch.setattr(importlib.util, "find_spec", find)
+    for name in ("wandb", "deepspeed"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
     with pytest.raises(ConfigError, match=r"ligo\[deepspeed\]"):
         check_extras(compose([])[0])
     with pytest.raises(ConfigError, match=r"tracking=jsonl does without(.|\n)*ligo\[wandb\]"):
