@@ -70,7 +70,8 @@ def check_installed(module: str, *, extra: str, why: str) -> None:
         ConfigError: it is not installed; the message names the extra that installs it.
     """
     package = module.split(".")[0]
-    if package not in sys.modules and importlib.util.find_spec(package) is None:
+    loaded = sys.modules.get(package) is not None
+    if not loaded and (package in sys.modules or importlib.util.find_spec(package) is None):
         raise ConfigError(
             f"{why} needs the package '{package}', which is not installed.\n"
             f"  Try: pip install 'ligo[{extra}]'"
