@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from ligo.config import GROUPS, GrowConfig, compose, conf_dir, options, register_schemas, strip_plus
 from ligo.core.errors import EXIT_INTERRUPTED, LigoError
+from ligo.core.libraries import share_cores
 from ligo.core.log import is_main_process
 
 Task = Callable[[GrowConfig, str], None]
@@ -16,6 +17,7 @@ Task = Callable[[GrowConfig, str], None]
 
 def main(task: Task, description: str, examples: tuple[str, ...]) -> None:
     """Compose the config from sys.argv, run the task, and exit with the documented code."""
+    share_cores()
     # deepspeed's launcher appends --local_rank=N; the LOCAL_RANK variable says the same
     arguments = [a for a in sys.argv[1:] if not a.startswith("--local_rank")]
     if {"-h", "--help"} & set(arguments):

@@ -112,6 +112,7 @@ def costs(config: GrowConfig, plan: GrowthPlan) -> Costs:
     memory = estimate(
         small_parameters=plan.small_parameters,
         target_parameters=plan.target_parameters,
+        depth_ratio=plan.shapes.target.num_layers / plan.shapes.small.num_layers,
         largest_tensor=max(math.prod(job.shape) for job in plan.jobs),
         dtype=dtype,
         shard_bytes=config.write.shard_bytes,

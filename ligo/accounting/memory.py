@@ -14,7 +14,8 @@ class MemoryEstimate:
     write_peak: int
     """Writing the grown model: the largest tensor twice in the dtype of the arithmetic, and one shard."""
     learn_peak: int
-    """Learning: the frozen small model, all grown weights and their gradients, in float32."""
+    """Learning: the small model with gains folded and unfolded and mixed to the target's depth, all grown
+    weights, half-grown and whole, and their gradients, in float32."""
     train_per_rank: int
     """Training: weights, gradients and Adam states on each rank."""
     disk: int
@@ -25,6 +26,7 @@ def estimate(
     *,
     small_parameters: int,
     target_parameters: int,
+    depth_ratio: float,
     largest_tensor: int,
     dtype: str,
     shard_bytes: int,
@@ -35,6 +37,7 @@ def estimate(
     """Estimate memory; ZeRO as in Rajbhandari et al. 2020 (arXiv 1910.02054), table 1.
 
     Args:
+        depth_ratio: target layers per small layer.
         largest_tensor: elements of the largest tensor.
         precision: fp32 (4 bytes each for weight and gradient) or bf16 (2 each, and a float32 master copy).
     """
@@ -48,7 +51,7 @@ def estimate(
     compute = max(BYTES[dtype], 4)
     return MemoryEstimate(
         write_peak=2 * largest_tensor * compute + min(shard_bytes, disk),
-        learn_peak=4 * small_parameters + 8 * target_parameters,
+        learn_peak=round(4 * (2 + depth_ratio) * small_parameters) + 12 * target_parameters,
         train_per_rank=round(per_parameter * target_parameters),
         disk=disk,
     )
