@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 
-from ligo.config import GROUPS, GrowConfig, compose, conf_dir, options, register_schemas, strip_plus
-from ligo.core.errors import EXIT_INTERRUPTED, LigoError
+from ligo.config import (
+    GROUPS,
+    GrowConfig,
+    check_choices,
+    compose,
+    conf_dir,
+    options,
+    register_schemas,
+    strip_plus,
+)
+from ligo.core import distributed
+from ligo.core.errors import EXIT_INTERRUPTED, EXIT_PREEMPTED, Interrupted, LigoError
 from ligo.core.libraries import share_cores
-from ligo.core.log import is_main_process
 
 Task = Callable[[GrowConfig, str], None]
 """A command's work: the config, and the same as resolved YAML."""
@@ -18,6 +28,8 @@ Task = Callable[[GrowConfig, str], None]
 def main(task: Task, description: str, examples: tuple[str, ...]) -> None:
     """Compose the config from sys.argv, run the task, and exit with the documented code."""
     share_cores()
+    for number in (signal.SIGTERM, signal.SIGUSR1):  # what clusters send before they take the machine away
+        signal.signal(number, _preempted)
     # deepspeed's launcher appends --local_rank=N; the LOCAL_RANK variable says the same
     arguments = [a for a in sys.argv[1:] if not a.startswith("--local_rank")]
     if {"-h", "--help"} & set(arguments):
@@ -36,14 +48,33 @@ def main(task: Task, description: str, examples: tuple[str, ...]) -> None:
         sys.exit(EXIT_INTERRUPTED)
 
 
+def _preempted(number: int, _frame: object) -> None:
+    raise Interrupted(
+        f"stopped by {signal.Signals(number).name}; the same command goes on from the last finished stage",
+        EXIT_PREEMPTED,
+    )
+
+
 def _multirun(task: Task, arguments: list[str]) -> None:
     """Hand a sweep (-m, comma lists, launchers) to Hydra; each job is one ordinary run."""
     import hydra
+    from hydra.core.global_hydra import GlobalHydra
     from hydra.core.hydra_config import HydraConfig
 
     def job(_: object) -> None:
-        task(*compose(list(HydraConfig.get().overrides.task)))
+        overrides = list(HydraConfig.get().overrides.task)
+        outer = GlobalHydra.instance().hydra
+        GlobalHydra.instance().clear()  # composing our checked config needs Hydra for itself
+        try:
+            config = compose(overrides)
+        finally:
+            GlobalHydra.instance().clear()
+            GlobalHydra.instance().hydra = outer
+        task(*config)
 
+    for argument in arguments:
+        if not argument.startswith("-") and not argument.startswith("hydra"):
+            check_choices(argument)
     register_schemas()
     sys.argv[1:] = strip_plus(arguments)
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
@@ -71,5 +102,5 @@ def help_text(description: str, examples: tuple[str, ...]) -> str:
 
 
 def _complain(message: str) -> None:
-    if is_main_process():
-        print(message, file=sys.stderr, flush=True)
+    rank = distributed.rank()
+    print(message if rank == 0 else f"rank {rank}: {message}", file=sys.stderr, flush=True)

@@ -17,6 +17,7 @@ from ligo.operators.config import OperatorConfig
 from ligo.tracking.config import TrackingConfig
 from ligo.training.config import TrainConfig
 
+TRAINING_STAGES = frozenset({"train", "scratch", "continue"})
 STAGES = ("learn", "write", "verify", "train", "scratch", "continue", "report")
 DTYPES = ("auto", "float16", "bfloat16", "float32", "float64")
 
@@ -50,7 +51,9 @@ class SmallConfig:
     model: dict[str, Any] = field(default_factory=dict)
     """What its config.json says, so that a plan needs no weights."""
     train_tokens: float | None = None
-    """Tokens it was trained on, if known: lets the ledger charge it."""
+    """Tokens it was trained on, if known: lets the ledger charge it. Not used with small.path."""
+    train_sequence_length: int = 2048
+    """Length of the windows it was trained on."""
     shape: dict[str, int] = field(default_factory=dict)
     """small=scratch: sizes of the small model to train, by config.json key."""
     train: SmallTrainConfig = field(default_factory=SmallTrainConfig)
@@ -76,7 +79,9 @@ class TargetConfig:
     grown_lr: float = 3e-4
     """Peak rate known to work after growth; train.lr unless that is set."""
     scratch_lr: float = 3e-4
-    """Peak rate tuned for training from scratch; scratch.lr unless that is set."""
+    """Peak rate for training from scratch; scratch.lr unless that is set."""
+    scratch_lr_is_tuned: bool = False
+    """Whether scratch_lr was found by a sweep that brackets it; the report says so where it was not."""
 
 
 @dataclass(kw_only=True)
@@ -149,6 +154,7 @@ _SCHEMAS: dict[str, type] = {
 }
 GROUPS = (*_SCHEMAS, "deepspeed", "experiment")
 # Keys below these are not ours to name: config.json keys, DeepSpeed's keys.
+_PATHS = (".path", ".validation_path", ".dir", ".cache_dir", ".name", ".package_file")
 _FREE = ("deepspeed.", "small.model.", "small.shape.")
 
 
@@ -216,6 +222,8 @@ def check(config: GrowConfig) -> None:
     Raises:
         ConfigError: the value, why it cannot be, and what to type instead.
     """
+    from ligo.core.checks import check_between
+    from ligo.operators.config import check as check_operator
     from ligo.tracking.config import check as check_tracking
     from ligo.training.config import check as check_training
 
@@ -231,15 +239,45 @@ def check(config: GrowConfig) -> None:
         raise ConfigError(
             f"write.dtype={config.write.dtype} is not one of {', '.join(DTYPES)}.\n  Try: write.dtype=float32"
         )
-    if config.small.name == "scratch" and not config.small.shape:
+    if config.small.name == "scratch" and config.small.path is None and not config.small.shape:
         raise ConfigError(
             "small=scratch trains the small model first and needs its sizes.\n"
             "  Try: small.shape='{hidden_size: 64, num_hidden_layers: 3, num_attention_heads: 4, "
             "num_key_value_heads: 2, intermediate_size: 176, vocab_size: 2048}'"
         )
-    for section, arm in (("train", config.train), ("scratch", scratch_training(config))):
+    arms = [("train", config.train), ("scratch", scratch_training(config))]
+    if config.small.shape:
+        arms.append(("small.train", small_training(config)))
+    for section, arm in arms:
         check_training(arm, section)
+    check_operator(config.operator)
     check_tracking(config.tracking)
+    check_between("data.sequence_length", config.data.sequence_length, 1)
+    check_between("data.validation_tokens", config.data.validation_tokens, config.data.sequence_length)
+    check_between("write.shard_bytes", config.write.shard_bytes, 1)
+    if config.operator.init is not None:
+        check_between("operator.batch_tokens", config.operator.batch_tokens, config.data.sequence_length)
+
+
+def check_training_fits(config: GrowConfig) -> None:
+    """Refuse, before any work, batches that do not divide over the ranks there are and DeepSpeed keys that cannot be.
+
+    Raises:
+        ConfigError: the numbers, and the nearest that fit.
+    """
+    from ligo.core.distributed import world_size
+    from ligo.training.config import batch_shape, check_deepspeed_keys
+
+    arms = [config.train, scratch_training(config)] if TRAINING_STAGES & set(config.stages) else []
+    for arm in [*arms, *([small_training(config)] if config.small.shape else [])]:
+        batch_shape(arm, config.data.sequence_length, world_size())
+        if arm.engine == "deepspeed":
+            check_deepspeed_keys(config.deepspeed)
+        elif world_size() > 1:
+            raise ConfigError(
+                f"train.engine=torch runs in one process, and there are {world_size()} ranks.\n"
+                "  Try: train.engine=deepspeed"
+            )
 
 
 def scratch_training(config: GrowConfig) -> TrainConfig:
@@ -264,8 +302,27 @@ def wanted_dims(target: TargetConfig) -> dict[str, int | None]:
     }
 
 
+def check_choices(argument: str) -> None:
+    """Check every value of a comma list against the options of its group, for sweeps.
+
+    Raises:
+        ConfigError: an unknown option, with the nearest name.
+    """
+    key, _, values = strip_plus([argument])[0].partition("=")
+    for value in values.split(",") if key in GROUPS else ():
+        _check_option(key, value)
+
+
+def _check_option(group: str, value: str) -> None:
+    if value not in options(group):
+        raise ConfigError(
+            f"{group}={value} is not known.\n  Known: {', '.join(options(group))}."
+            f"\n  Try: {group}={nearest(value, options(group)) or options(group)[0]}"
+        )
+
+
 def _checked(argument: str, known: list[str]) -> str:
-    """One override, checked against the groups and keys there are."""
+    """One override, checked against the groups and keys there are, in the form that Hydra wants."""
     if "=" not in argument:
         raise ConfigError(
             f"cannot read the argument {argument!r}: it is not of the form key=value.\n  Try: small=tiny-llama"
@@ -273,22 +330,21 @@ def _checked(argument: str, known: list[str]) -> str:
     key, value = argument.split("=", 1)
     bare = key.lstrip("+~")
     if bare in GROUPS and not value.startswith("{"):
-        if value not in options(bare):
-            close = nearest(value, options(bare))
-            raise ConfigError(
-                f"{bare}={value} is not known.\n  Known: {', '.join(options(bare))}."
-                f"\n  Try: {bare}={close or options(bare)[0]}"
-            )
+        _check_option(bare, value)
         return argument
     if f"{bare}.".startswith(_FREE):
         return f"++{bare}={value}"
-    if bare not in known and f"{bare}." not in {k[: len(bare) + 1] for k in known}:
+    if bare not in known:
         close = nearest(bare, known) or nearest(bare.split(".")[-1], [k.split(".")[-1] for k in known])
         full = next((k for k in known if k == close or k.split(".")[-1] == close), None)
         raise ConfigError(
             f"there is no option '{bare}'."
             + (f"\n  Try: {full}={value}" if full else "\n  Try: python -m ligo.grow --help lists them all")
         )
+    if bare.endswith(_PATHS) and value and value != "null" and value[0] not in "'\"":
+        # file names may hold anything, which Hydra's grammar would try to read as a list or a choice
+        escaped = value.replace("'", "\\'")
+        return f"{bare}='{escaped}'"
     return f"{bare}={value}"
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,28 +11,20 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from ligo.command import main
-from ligo.config import GrowConfig
+from ligo.config import TRAINING_STAGES, GrowConfig, check_training_fits
 from ligo.core.errors import check_installed
 from ligo.core.log import say
 from ligo.plan import known_config, make_plan, name_after_folder, plan_json, plan_text
 
 if TYPE_CHECKING:
     from ligo.core.run import Run
-    from ligo.tracking.base import Trackers
+    from ligo.tracking.base import Tracker
 
 DESCRIPTION = "Grow a small pretrained transformer into a larger one, train it on, and count what that saved."
 EXAMPLES = (
     "python -m ligo.grow +small=tiny-llama +target=tiny-llama-2x",
     "python -m ligo.grow +small=checkpoint small.path=DIR +target=custom target.num_hidden_layers=12 data.path=FILE",
 )
-
-
-def run_folder(config: GrowConfig, config_hash: str) -> Path:
-    """`run.dir`, or runs/<study>/<name>-<hash>."""
-    if config.run.dir is not None:
-        return Path(config.run.dir).expanduser()
-    name = config.run.name or f"{config.small.name}-{config.target.name}-{config.operator.name}"
-    return Path("runs") / config.run.study / f"{name}-{config_hash}"
 
 
 def grow(config: GrowConfig, config_yaml: str) -> None:
@@ -41,72 +35,106 @@ def grow(config: GrowConfig, config_yaml: str) -> None:
     """
     config = replace(config, small=name_after_folder(config.small))
     check_extras(config)
+    check_training_fits(config)
     known = known_config(config.small)
     announced = None
     if known is not None:
         announced = make_plan(config, known)
         say(plan_text(config, announced))
 
-    from ligo.checkpoint.locate import Source, locate
-    from ligo.checkpoint.reader import Checkpoint
-    from ligo.checkpoint.writer import check_free_disk
+    # torch and transformers load from here on
     from ligo.core import distributed
-    from ligo.core.files import write_json
     from ligo.core.libraries import quiet_libraries
     from ligo.core.run import Run, config_hash
     from ligo.data.sources import documents
-    from ligo.data.tokenize import prepare
-    from ligo.families.base import family_of
-    from ligo.families.coverage import expected_shapes
 
     quiet_libraries()
     run_config = yaml.safe_load(config_yaml)
     digest = config_hash(run_config)
     run = Run(run_folder(config, digest))
-    trackers: Trackers | None = None
-
-    if config.small.name == "scratch":
+    if config.small.shape:
         from ligo.small import train_small
 
-        next(documents(config.data.path, config.data))  # refuse a text that cannot be read before writing
-        trackers = open_run(config, run, run_config, config_yaml)
-        with run.keeping_status():
-            small_folder = train_small(config, run, run_config, trackers)
+        next(documents(config.data.path, config.data))  # a text that cannot be read is refused before writing
+        with opened(run, config, run_config, config_yaml) as tracker:
+            grow_checkpoint(train_small(config, run, digest, tracker), config, run, digest, tracker)
     else:
-        small = config.small
-        source = Source(
-            name=small.name,
-            path=small.path,
-            hub_id=small.hub_id,
-            package_file=small.package_file,
-            install_hint=small.install_hint,
-        )
-        with distributed.others_wait() as alone:
-            if alone:  # the others find it where this rank has put it
-                locate(source)
-        small_folder = locate(source)
-    checkpoint = Checkpoint.open(small_folder)
+        folder = find_small(config)
+        check_inputs(folder, config, run, announced.shapes if announced else None)
+        with opened(run, config, run_config, config_yaml) as tracker:
+            grow_checkpoint(folder, config, run, digest, tracker)
+    distributed.stop()
+
+
+def find_small(config: GrowConfig) -> Path:
+    """The small checkpoint as a local folder; rank 0 downloads or converts it, the others find it there."""
+    from ligo.checkpoint.locate import Source, locate
+    from ligo.core import distributed
+
+    small = config.small
+    source = Source(
+        name=small.name,
+        path=small.path,
+        hub_id=small.hub_id,
+        package_file=small.package_file,
+        install_hint=small.install_hint,
+    )
+    with distributed.others_wait() as alone:
+        if alone:
+            locate(source)
+    return locate(source)
+
+
+def check_inputs(folder: Path, config: GrowConfig, run: Run, announced: object) -> None:
+    """Refuse a checkpoint, a text or a disk that will not do, before anything is written.
+
+    Args:
+        announced: the shapes whose plan has been printed, or None.
+    """
+    from ligo.checkpoint.reader import Checkpoint
+    from ligo.checkpoint.writer import check_free_disk
+    from ligo.core import distributed
+    from ligo.data.tokenize import prepare
+    from ligo.families.base import family_of
+    from ligo.families.coverage import expected_shapes
+
+    checkpoint = Checkpoint.open(folder)
     plan = make_plan(config, checkpoint.config)
-    if announced is None or announced.shapes != plan.shapes:
+    if plan.shapes != announced:
         say(plan_text(config, plan))
     checkpoint.expect(expected_shapes(family_of(checkpoint.config), checkpoint.config))
     with distributed.others_wait() as alone:
         if alone:  # the others find the tokens in the cache
             prepare(config.data, checkpoint.tokenizer(), vocab_size=plan.shapes.small.vocab_size)
-    corpus = prepare(config.data, checkpoint.tokenizer(), vocab_size=plan.shapes.small.vocab_size)
+    if not run.grown.exists():
+        check_free_disk(run.folder, plan_json(config, plan)["bytes"]["disk"])
 
+
+def grow_checkpoint(folder: Path, config: GrowConfig, run: Run, digest: str, tracker: Tracker) -> None:
+    """Run the stages on a small checkpoint that is there."""
+    from ligo.checkpoint.reader import Checkpoint
+    from ligo.core import distributed
+    from ligo.core.files import write_json
+    from ligo.data.tokenize import prepare
+    from ligo.families.coverage import check_coverage
     from ligo.stages import GrowthRun
 
-    if "write" in config.stages and not run.grown.exists():
-        check_free_disk(run.folder, plan_json(config, plan)["bytes"]["disk"])
-    if trackers is None:
-        trackers = open_run(config, run, run_config, config_yaml)
-    with run.keeping_status():
-        if distributed.is_main():
-            write_json(run.plan, plan_json(config, plan))
-        GrowthRun(config, run, digest, checkpoint, plan, corpus, trackers).execute()
-    trackers.finish()
-    distributed.stop()
+    checkpoint = Checkpoint.open(folder)
+    plan = make_plan(config, checkpoint.config)
+    check_coverage(plan.family, plan.target_config)
+    corpus = prepare(config.data, checkpoint.tokenizer(), vocab_size=plan.shapes.small.vocab_size)
+    if distributed.is_main():
+        run.check_same_inputs({"small": checkpoint.fingerprint(), "text": corpus.fingerprint})
+        write_json(run.plan, plan_json(config, plan))
+    GrowthRun(config, run, digest, checkpoint, plan, corpus, tracker).execute()
+
+
+def run_folder(config: GrowConfig, config_hash: str) -> Path:
+    """`run.dir`, or runs/<study>/<name>-<hash>."""
+    if config.run.dir is not None:
+        return Path(config.run.dir).expanduser()
+    name = config.run.name or f"{config.small.name}-{config.target.name}-{config.operator.name}"
+    return Path("runs") / config.run.study / f"{name}-{config_hash}"
 
 
 def check_extras(config: GrowConfig) -> None:
@@ -115,7 +143,7 @@ def check_extras(config: GrowConfig) -> None:
     Raises:
         ConfigError: the extra that installs it is named.
     """
-    trains = config.small.name == "scratch" or {"train", "scratch", "continue"} & set(config.stages)
+    trains = bool(config.small.shape) or TRAINING_STAGES & set(config.stages)
     if trains and config.train.engine == "deepspeed":
         why = "train.engine=deepspeed (train.engine=torch does without)"
         check_installed("deepspeed", extra="deepspeed", why=why)
@@ -124,11 +152,12 @@ def check_extras(config: GrowConfig) -> None:
         check_installed("wandb", extra="wandb", why=why)
 
 
-def open_run(config: GrowConfig, run: Run, run_config: dict[str, Any], config_yaml: str) -> Trackers:
-    """Make or re-open the run folder and its trackers; ranks other than 0 get a tracker that is silent.
+@contextmanager
+def opened(run: Run, config: GrowConfig, run_config: dict[str, Any], config_yaml: str) -> Iterator[Tracker]:
+    """The run folder open and its STATUS kept, with its trackers; ranks other than 0 track nothing.
 
     Raises:
-        ConfigError: the folder holds another run, or a tracker's package is missing.
+        ConfigError: the folder holds another run.
         ResourceError: the folder cannot be written.
     """
     from ligo.core import distributed
@@ -136,11 +165,17 @@ def open_run(config: GrowConfig, run: Run, run_config: dict[str, Any], config_ya
     from ligo.tracking.config import start_trackers
 
     if not distributed.is_main():
-        return Trackers([])
+        yield Trackers([])
+        return
     run.open(run_config, config_yaml, config.seed)
-    return start_trackers(
-        config.tracking, run.folder, study=config.run.study, name=run.folder.name, run_config=run_config
-    )
+    with run.keeping_status():
+        tracker = start_trackers(
+            config.tracking, run.folder, study=config.run.study, name=run.folder.name, run_config=run_config
+        )
+        try:
+            yield tracker
+        finally:
+            tracker.finish()
 
 
 if __name__ == "__main__":

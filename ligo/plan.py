@@ -12,11 +12,11 @@ from typing import Any
 from ligo.accounting.flops import ModelFlops, model_flops
 from ligo.accounting.memory import MemoryEstimate, estimate
 from ligo.command import main
-from ligo.config import GrowConfig, SmallConfig, wanted_dims
+from ligo.config import TRAINING_STAGES, GrowConfig, SmallConfig, wanted_dims
 from ligo.core import units
+from ligo.core.checks import check_between
 from ligo.core.distributed import world_size
-from ligo.core.errors import CheckpointError, ConfigError
-from ligo.core.files import read_json
+from ligo.core.errors import CheckpointError, ConfigError, nearest
 from ligo.families.base import family_of
 from ligo.growth.plan import GrowthPlan, plan_growth
 from ligo.operators.config import build
@@ -40,41 +40,57 @@ class Costs:
 
 def known_config(small: SmallConfig) -> dict[str, Any] | None:
     """The small model's config.json where it is at hand without looking for weights, else None."""
-    if small.path is not None:
-        file = Path(small.path).expanduser() / "config.json"
-        return dict(read_json(file)) if file.is_file() else None
-    if small.model:
-        return dict(small.model)
-    if small.shape:
-        return scratch_model_config(small)
-    if small.package_file is not None:
-        from ligo.checkpoint.locate import packaged
+    from ligo.checkpoint.locate import packaged
+    from ligo.checkpoint.reader import read_config
 
-        folder = packaged(small.package_file)
-        if folder is not None and (folder / "config.json").is_file():
-            return dict(read_json(folder / "config.json"))
-    return None
+    if small.path is not None:
+        folder: Path | None = Path(small.path).expanduser()
+    elif small.model:
+        return dict(small.model)
+    elif small.shape:
+        return scratch_model_config(small)
+    else:
+        folder = packaged(small.package_file) if small.package_file else None
+    return read_config(folder) if folder is not None and (folder / "config.json").is_file() else None
+
+
+_BYTES_AND_END = 257  # ids that every byte-level tokenizer has
 
 
 def scratch_model_config(small: SmallConfig) -> dict[str, Any]:
     """config.json of a small model that is to be trained first: LLaMA of the sizes in small.shape.
 
     Raises:
-        ConfigError: a size is missing.
+        ConfigError: a size is missing, unknown or cannot be.
     """
     needed = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+    optional = ("num_key_value_heads", "vocab_size", "max_position_embeddings")
     missing = [key for key in needed if key not in small.shape]
     if missing:
         raise ConfigError(
             f"small.shape lacks {', '.join(missing)}.\n"
             f"  Try: small.shape='{{{', '.join(f'{key}: ...' for key in needed)}}}'"
         )
+    for key, value in small.shape.items():
+        if key not in needed + optional:
+            close = nearest(key, needed + optional) or needed[0]
+            raise ConfigError(f"small.shape has no size '{key}'.\n  Try: small.shape.{close}={value}")
+        check_between(f"small.shape.{key}", value, _BYTES_AND_END if key == "vocab_size" else 1)
+    hidden, heads = small.shape["hidden_size"], small.shape["num_attention_heads"]
+    kv_heads = small.shape.get("num_key_value_heads", heads)
+    if hidden % (2 * heads) or heads % kv_heads:
+        raise ConfigError(
+            f"small.shape: hidden_size {hidden} must be an even multiple of {heads} heads (rotary positions turn "
+            f"pairs), and the heads a multiple of {kv_heads} key/value heads.\n"
+            f"  Try: small.shape.hidden_size={max(1, round(hidden / (2 * heads))) * 2 * heads} "
+            f"small.shape.num_key_value_heads={heads}"
+        )
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
         "vocab_size": 2048,
-        "num_key_value_heads": small.shape["num_attention_heads"],
-        "head_dim": small.shape["hidden_size"] // small.shape["num_attention_heads"],
+        "num_key_value_heads": kv_heads,
+        "head_dim": hidden // heads,
         "hidden_act": "silu",
         "max_position_embeddings": 2048,
         "rms_norm_eps": 1e-5,
@@ -94,7 +110,12 @@ def make_plan(config: GrowConfig, small_config: Mapping[str, Any]) -> GrowthPlan
     Raises:
         PlanError: the shapes cannot be grown.
     """
-    family = family_of(small_config)
+    family, positions = family_of(small_config), small_config.get("max_position_embeddings")
+    if positions is not None and config.data.sequence_length > positions:
+        raise ConfigError(
+            f"data.sequence_length={config.data.sequence_length} is longer than the {positions} positions that "
+            f"the model knows (max_position_embeddings).\n  Try: data.sequence_length={positions}"
+        )
     return plan_growth(family, small_config, wanted_dims(config.target), build(config.operator))
 
 
@@ -115,6 +136,7 @@ def costs(config: GrowConfig, plan: GrowthPlan) -> Costs:
         depth_ratio=plan.shapes.target.num_layers / plan.shapes.small.num_layers,
         largest_tensor=max(math.prod(job.shape) for job in plan.jobs),
         dtype=dtype,
+        trains=bool(TRAINING_STAGES & set(config.stages)),
         shard_bytes=config.write.shard_bytes,
         zero_stage=config.deepspeed.get("zero_optimization", {}).get("stage", 0),
         world_size=world_size(),
@@ -190,7 +212,7 @@ def plan_text(config: GrowConfig, plan: GrowthPlan) -> str:
 def name_after_folder(small: SmallConfig) -> SmallConfig:
     """`small=checkpoint` is shown under its folder's name."""
     if small.name == "checkpoint" and small.path is not None:
-        return replace(small, name=Path(small.path).expanduser().resolve().stem)
+        return replace(small, name=Path(small.path).expanduser().resolve().name.removesuffix(".gguf"))
     return small
 
 

@@ -12,7 +12,7 @@ from ligo.config import GrowConfig, small_training
 from ligo.core import distributed
 from ligo.core.files import folder_aside, write_json, write_text
 from ligo.core.log import say
-from ligo.core.run import Run, config_hash, versions
+from ligo.core.run import Run, versions
 from ligo.core.units import flops as in_flops
 from ligo.data.bpe import train_tokenizer
 from ligo.data.loader import Batches, validation_batches
@@ -25,7 +25,7 @@ from ligo.training.config import TrainConfig, batch_shape
 from ligo.training.loop import Progress
 
 
-def train_small(config: GrowConfig, run: Run, run_config: dict[str, Any], tracker: Tracker) -> Path:
+def train_small(config: GrowConfig, run: Run, digest: str, tracker: Tracker) -> Path:
     """Train tokenizer and small model on the run's text; the folder `small/` of the run, made once.
 
     The folder's `ligo.json` holds tokens, FLOPs and loss of the training, which the ledger charges.
@@ -60,7 +60,7 @@ def train_small(config: GrowConfig, run: Run, run_config: dict[str, Any], tracke
         flops_per_token=model_flops(family, family.dims(model_config), length).training,
         tracker=tracker,
         checkpoints=run.checkpoints("small"),
-        config_hash=config_hash(run_config),
+        config_hash=digest,
     )
     weights = engine.weights()
     engine.close()

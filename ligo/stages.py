@@ -6,6 +6,7 @@ that was cut goes on at the first stage that is not done. Rank 0 works alone unt
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -18,11 +19,13 @@ from ligo import __version__
 from ligo.accounting.flops import model_flops
 from ligo.accounting.savings import curve, loss_at, savings
 from ligo.checkpoint.assets import ModelCard, write_assets
-from ligo.checkpoint.reader import Checkpoint
+from ligo.checkpoint.locate import packaged
+from ligo.checkpoint.reader import Checkpoint, read_json_object
 from ligo.checkpoint.writer import write_weights
 from ligo.config import GrowConfig, scratch_training
 from ligo.core import distributed
-from ligo.core.files import folder_aside, read_json
+from ligo.core.errors import CheckpointError, ConfigError
+from ligo.core.files import folder_aside
 from ligo.core.log import say
 from ligo.core.run import Run, command_line, hardware, versions
 from ligo.core.units import flops as in_flops
@@ -66,10 +69,30 @@ class GrowthRun:
             "report": self.report,
         }
         done = self.run.stage_results()
+        self._check_order(done)
         distributed.barrier()  # all ranks have looked before rank 0 finishes another stage
         for name in self.config.stages:
             if name == "report" or name not in done:
                 stages[name]()
+
+    def _check_order(self, done: dict[str, Any]) -> None:
+        """Refuse a stage whose input neither lies there nor is made before it.
+
+        Raises:
+            ConfigError: the stage and what it lacks.
+        """
+        needs = {"verify": "write", "train": "write"}
+        if self.config.operator.init is not None:
+            needs["write"] = "learn"
+        made = set(done)
+        for stage in self.config.stages:
+            needed = needs.get(stage)
+            if stage not in done and needed is not None and needed not in made:
+                raise ConfigError(
+                    f"the stage '{stage}' needs what '{needed}' makes, which is not in {self.run.folder} and not "
+                    f"asked for before it.\n  Try: stages=[{needed},{stage}]"
+                )
+            made.add(stage)
 
     @contextmanager
     def _alone(self, stage: str) -> Iterator[dict[str, Any] | None]:
@@ -170,7 +193,7 @@ class GrowthRun:
         small, target = self.plan.shapes.small, self.plan.shapes.target
         card = ModelCard(
             name=f"{self.config.small.name} grown to {self.config.target.name}",
-            base_model=self.config.small.hub_id or self.config.small.name,
+            base_model=self._base_model(),
             operator=self.config.operator.name,
             operator_reference="; ".join(build(self.config.operator).references()),
             exactness=self._exactness_sentence(),
@@ -180,6 +203,12 @@ class GrowthRun:
         )
         config = {**self.plan.target_config, "dtype": dtype}
         write_assets(folder, config=config, source_folder=self.small.folder, card=card)
+
+    def _base_model(self) -> str:
+        """The hub id if the checkpoint came from the hub, else a plain name."""
+        small = self.config.small
+        elsewhere = small.path is not None or (small.package_file and packaged(small.package_file))
+        return small.name if elsewhere or small.hub_id is None else small.hub_id
 
     def _exactness_sentence(self) -> str:
         start = ("exact" if self.plan.exactness.exact else "not exact") + f" ({self.plan.exactness.reason})"
@@ -254,6 +283,7 @@ class GrowthRun:
         with self._alone(stage) as result:
             if result is not None:
                 result.update(asdict(done), peak_lr=training.lr, schedule=training.schedule)
+                shutil.rmtree(self.run.checkpoints(arm), ignore_errors=True)  # only for going on
                 say(f"trained {arm}: validation loss {done.loss:.4f} after {in_flops(done.flops)}")
 
     def _keep_trained(self, weights: dict[str, Tensor], tokens: int, loss: float) -> None:
@@ -295,14 +325,26 @@ class GrowthRun:
 
     def _small_training(self) -> dict[str, Any]:
         """What is known of the small model's own training: flops, tokens, loss."""
-        card = self.small.folder / "ligo.json"
-        known = dict(read_json(card).get("training", {})) if card.is_file() else {}
-        if "flops" not in known and self.config.small.train_tokens:
-            length = int(self.small.config.get("max_position_embeddings", self.config.data.sequence_length))
+        small, card = self.config.small, self.small.folder / "ligo.json"
+        try:
+            known = dict(read_json_object(card).get("training") or {}) if card.is_file() else {}
+        except (CheckpointError, TypeError, ValueError):
+            known = {}  # somebody else's file: then nothing is known
+        if "flops" not in known and small.train_tokens and small.path is None:
+            length = small.train_sequence_length
             per_token = model_flops(family_of(self.small.config), self.plan.shapes.small, length).training
-            tokens = self.config.small.train_tokens
-            known.update(tokens=int(tokens), flops=tokens * per_token)
+            known.update(tokens=int(small.train_tokens), flops=small.train_tokens * per_token)
         return known
+
+    def _doubts_about_scratch(self) -> list[str]:
+        """What makes the baseline weaker than it could be, and so the saving larger than it is."""
+        config, scratch = self.config, scratch_training(self.config)
+        doubts = []
+        if not (config.target.scratch_lr_is_tuned and scratch.lr == config.target.scratch_lr):
+            doubts.append(f"whether {scratch.lr:g} is the best peak rate from scratch: no sweep brackets it")
+        if scratch.schedule == "constant" or scratch.final_lr_ratio > 0.1:
+            doubts.append("a scratch run whose learning rate decays to the end")
+        return doubts
 
     def _summary(self) -> dict[str, Any]:
         results, records = self.run.stage_results(), read_records(self.run.metrics)
@@ -325,6 +367,7 @@ class GrowthRun:
         not_measured = ["the same scratch run with a schedule as short as the grown run's", "several seeds"]
         if "continue" not in results:
             not_measured.insert(0, "the small model trained on at equal total FLOPs (add continue to stages)")
+        not_measured += self._doubts_about_scratch()
         operator_flops = self._operator_flops()
         summary: dict[str, Any] = {
             "name": self.run.folder.name,
@@ -382,6 +425,12 @@ class GrowthRun:
             if "continue" in results:
                 summary["equal_flops"]["losses"]["continue"] = loss_at(
                     curve(records, "continue"), flops=budget
+                )
+            unfinished = [arm["label"] for arm in arms if arm["tokens"] > tokens]
+            if unfinished:
+                summary["notes"].append(
+                    "At equal tokens and equal FLOPs a run that goes on after that point is read in the middle of its "
+                    f"schedule, before its learning rate has decayed: {', '.join(unfinished)}."
                 )
             if trained_small.get("flops") is None:
                 summary["notes"].append(

@@ -134,6 +134,54 @@ def test_starting_again_goes_straight_to_the_report(finished: Path, text_file: P
     assert (finished / "metrics.jsonl").read_bytes() == before
 
 
+def test_stages_can_be_chosen_over_time(finished: Path, text_file: Path, tmp_path: Path) -> None:
+    arguments = (
+        "small=checkpoint", f"small.path={finished / 'small'}", *TARGET, *BUDGET, "operator=exact", "data=custom",
+        f"data.path={text_file}", f"run.dir={tmp_path / 'run'}",
+    )  # fmt: skip
+    assert run(grow, *arguments, "stages=[train]") == 2  # nothing has been grown yet
+    assert run(grow, *arguments, "stages=[write]") == 0
+    assert run(grow, *arguments, "stages=[verify,report]") == 0
+    assert set(read(tmp_path / "run" / "stages.json")) == {"write", "verify"}
+
+
+def test_another_text_under_the_same_name_is_refused(
+    finished: Path, text_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text(text_file.read_text())
+    arguments = (
+        "small=checkpoint", f"small.path={finished / 'small'}", *TARGET, *BUDGET, "operator=exact", "data=custom",
+        f"data.path={text}", f"run.dir={tmp_path / 'run'}", "stages=[write]",
+    )  # fmt: skip
+    assert run(grow, *arguments) == 0
+    text.write_text(text_file.read_text() + "And they lived on.\n" * 50)
+    assert run(grow, *arguments) == 2
+    assert "the text is no longer the one" in capsys.readouterr().err
+
+
+def test_a_sweep_over_operators_makes_one_run_each(
+    finished: Path,
+    text_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = (
+        "-m", "small=checkpoint", f"small.path={finished / 'small'}", *TARGET, *BUDGET, "data=custom",
+        f"data.path={text_file}", "stages=[write,verify]",
+    )  # fmt: skip
+    assert run(grow, *arguments, "+operator=exact,stack") == 0
+    verified = {
+        p.parent.name: read(p)["verify"]["exact"] for p in tmp_path.glob("runs/default/*/stages.json")
+    }
+    assert len(verified) == 2
+    assert sorted(verified.values()) == [False, True]
+    assert run(grow, *arguments, "operator=exact,stak") == 2
+    assert "Try: operator=stack" in capsys.readouterr().err
+
+
 def test_another_config_in_the_same_folder_is_refused(
     finished: Path, text_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -236,6 +284,8 @@ def test_import_needs_no_torch() -> None:
         (["small=llama-13b", "target=7b"], 2, "the target is smaller than the small model"),
         (["small=llama-7b", "target=custom", "target.num_attention_heads=33"], 2, "not a multiple of 33 query heads"),
         (["small=checkpoint", "small.path=/nowhere"], 4, "no such folder"),
+        (["train.batch_tokens=1000"], 2, "does not divide into windows"),
+        (["stages=[train]", "tracking=jsonl"], 2, "the stage 'train' needs what 'write' makes"),
     ],
 )  # fmt: skip
 def test_bad_input_ends_with_its_code_and_no_traceback(
@@ -247,7 +297,56 @@ def test_bad_input_ends_with_its_code_and_no_traceback(
     err = capsys.readouterr().err
     assert words in err
     assert "Traceback" not in err
-    assert list(tmp_path.iterdir()) == []
+    assert not list(tmp_path.glob("runs/*/*/grown"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("config.json", "{bad", "not readable JSON"),
+        ("config.json", '{"model_type": "gpt2"}', "no family is known for model_type 'gpt2'"),
+        ("config.json", None, "no config.json"),
+        ("model.safetensors", "cut", "model.safetensors"),
+        ("model.safetensors", None, "no weights"),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_used_ends_with_code_4(
+    name: str, content: str | None, words: str, finished: Path, text_file: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    import shutil
+
+    folder = tmp_path / "small"
+    shutil.copytree(finished / "small", folder)
+    (folder / name).unlink()
+    if content is not None:
+        (folder / name).write_text(content)
+    small = ("small=checkpoint", f"small.path={folder}")
+    code = run(
+        grow, *small, *TARGET, *BUDGET, "data=custom", f"data.path={text_file}", f"run.dir={tmp_path / 'run'}"
+    )
+    err = capsys.readouterr().err
+    assert code == 4, err
+    assert words in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_folder_that_is_a_file_ends_with_code_5(
+    finished: Path, text_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("here already")
+    small = ("small=checkpoint", f"small.path={finished / 'small'}")
+    code = run(
+        grow,
+        *small,
+        *TARGET,
+        *BUDGET,
+        "data=custom",
+        f"data.path={text_file}",
+        f"run.dir={tmp_path / 'file'}",
+    )
+    assert code == 5
+    assert "Try another folder: run.dir=DIR" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

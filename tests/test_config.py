@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from ligo.config import GROUPS, compose, options, strip_plus
+from ligo.config import GROUPS, check_training_fits, compose, options, strip_plus
 from ligo.core.errors import ConfigError
 from ligo.plan import known_config, make_plan, plan_json
 
+SHAPE = (
+    "small=scratch",
+    "small.shape={hidden_size: 64, num_hidden_layers: 1, num_attention_heads: 4, intermediate_size: 8}",
+)
 LLAMA = ("small=llama-7b", "target=13b")
 
 
@@ -78,6 +82,20 @@ def test_training_from_scratch_takes_its_own_rate_and_the_rest_from_train() -> N
         (["tracking.wandb=sometimes"], "not one of offline, online, off"),
         (["train.schedule=linear"], "cosine, wsd, constant"),
         (["small=scratch"], "needs its sizes(.|\n)*small.shape="),
+        (["operator.evaluate_every=0"], "operator.evaluate_every=0 must be above 0"),
+        (["operator.steps=-3"], "operator.steps=-3 must be above 0"),
+        (["operator.noise=-1"], "operator.noise=-1 must be at least 0"),
+        (["operator.batch_tokens=64"], "operator.batch_tokens=64 must be at least 128"),
+        (["data.sequence_length=0"], "data.sequence_length=0 must be at least 1"),
+        (["data.validation_tokens=5"], "data.validation_tokens=5 must be at least 128"),
+        (["write.shard_bytes=0"], "write.shard_bytes=0 must be at least 1"),
+        ([*LLAMA, "data.sequence_length=4096"], "longer than the 2048 positions(.|\n)*Try: data.sequence_length=2048"),
+        ([*SHAPE, "small.train.schedule=linear"], "small.train.schedule=linear"),
+        ([*SHAPE, "small.shape.num_kv_heads=1"], "no size 'num_kv_heads'(.|\n)*num_key_value_heads"),
+        ([*SHAPE, "small.shape.num_attention_heads=0"], "num_attention_heads=0 must be at least 1"),
+        ([*SHAPE, "small.shape.hidden_size=30"], "must be an even multiple of 4 heads"),
+        ([*SHAPE, "small.shape.vocab_size=100"], "vocab_size=100 must be at least 257"),
+        (["small=scratch", "small.shape.hidden_size=8"], "small.shape lacks num_hidden_layers"),
         ([*LLAMA, "operator=ligo", "operator.init=exakt"], "operator.init=exakt(.|\n)*Try: operator.init=exact"),
         ([*LLAMA, "operator.width=net3net"], "width operator 'net3net' is not known"),
     ],
@@ -87,6 +105,27 @@ def test_wrong_input_is_refused_with_what_to_type(arguments: list[str], words: s
         config, _ = compose(arguments)
         model = known_config(config.small)
         make_plan(config, model or {})
+
+
+@pytest.mark.parametrize("path", ["~/m", "/tmp/x (1)/m", "/tmp/a=b", "/tmp/a,b", "it's", "a b/[c]"])
+def test_any_file_name_can_be_typed(path: str) -> None:
+    config, _ = compose([f"small.path={path}", f"run.dir={path}", f"data.path={path}"])
+    assert (config.small.path, config.run.dir, config.data.path) == (path, path, path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train.batch_tokens=1000"], "does not divide into windows of 128 tokens"),
+        (["train.micro_batch_tokens=384"], "train.micro_batch_tokens=384"),
+        (["deepspeed.bf16.enabled=true"], "deepspeed.bf16 follows from the train options"),
+        (["deepspeed.zero_optimization.stage=7"], "stage=7 is no ZeRO stage"),
+    ],
+)
+def test_training_that_cannot_be_is_refused_before_any_work(arguments: list[str], words: str) -> None:
+    config, _ = compose(arguments)
+    with pytest.raises(ConfigError, match=words):
+        check_training_fits(config)
 
 
 def test_deepspeeds_own_keys_pass_through() -> None:

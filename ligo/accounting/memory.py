@@ -19,7 +19,7 @@ class MemoryEstimate:
     train_per_rank: int
     """Training: weights, gradients and Adam states on each rank."""
     disk: int
-    """The grown checkpoint."""
+    """The grown checkpoint; with training, also the trained one and three checkpoints of an arm's state."""
 
 
 def estimate(
@@ -29,6 +29,7 @@ def estimate(
     depth_ratio: float,
     largest_tensor: int,
     dtype: str,
+    trains: bool,
     shard_bytes: int,
     zero_stage: int,
     world_size: int,
@@ -47,11 +48,12 @@ def estimate(
     per_parameter = sum(
         part / world_size if len(shares) - index <= zero_stage else part for index, part in enumerate(shares)
     )
-    disk = target_parameters * BYTES[dtype]
+    grown = target_parameters * BYTES[dtype]
+    trained = target_parameters * (4 + 3 * (weight + states)) if trains else 0
     compute = max(BYTES[dtype], 4)
     return MemoryEstimate(
-        write_peak=2 * largest_tensor * compute + min(shard_bytes, disk),
+        write_peak=2 * largest_tensor * compute + min(shard_bytes, grown),
         learn_peak=round(4 * (2 + depth_ratio) * small_parameters) + 12 * target_parameters,
         train_per_rank=round(per_parameter * target_parameters),
-        disk=disk,
+        disk=grown + trained,
     )

@@ -48,7 +48,7 @@ class Checkpoint:
             CheckpointError: a file is missing, damaged, outside the folder, or contradicts another one.
         """
         folder = Path(folder)
-        config = _read_config(folder)
+        config = read_config(folder)
         mapped, files = _weight_files(folder)
         shapes: dict[str, tuple[int, ...]] = {}
         dtypes: dict[str, str] = {}
@@ -175,17 +175,22 @@ def file_inside(folder: Path, name: str) -> Path:
     return file
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
+    """A checkpoint folder's config.json.
+
+    Raises:
+        CheckpointError: it is missing or no JSON object.
+    """
     if not (folder / "config.json").is_file():
         gguf = next(iter(sorted(folder.glob("*.gguf"))), None)
         raise CheckpointError(
             f"{folder} has no config.json, so it is not a Hugging Face checkpoint folder.\n"
             f"  Try: small.path={gguf or 'DIR with config.json and *.safetensors'}"
         )
-    return _read_object(file_inside(folder, "config.json"))
+    return read_json_object(file_inside(folder, "config.json"))
 
 
-def _read_object(file: Path) -> dict[str, Any]:
+def read_json_object(file: Path) -> dict[str, Any]:
     """A JSON object; a key given twice is refused, because readers differ in which one they take."""
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -210,7 +215,7 @@ def _weight_files(folder: Path) -> tuple[dict[str, str], list[Path]]:
     if not (folder / INDEX_FILE).is_file():
         raise _no_weights(folder)
     index = file_inside(folder, INDEX_FILE)
-    mapped = _read_object(index).get("weight_map")
+    mapped = read_json_object(index).get("weight_map")
     if not isinstance(mapped, dict) or not mapped:
         raise CheckpointError(f"{index} has no 'weight_map'.\n  {_SAVE_AGAIN}")
     for name in mapped.values():

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterable
 from types import ModuleType
 
-EXIT_INTERRUPTED = 130
+EXIT_INTERRUPTED, EXIT_PREEMPTED = 130, 75
 
 
 class LigoError(Exception):
@@ -55,6 +55,14 @@ class NumericsError(LigoError):
     """Losses or weights that are no longer finite."""
 
     exit_code = 6
+
+
+class Interrupted(LigoError):
+    """Stopped on purpose: 130 after Ctrl-C, 75 when the machine asked for it. The same command goes on."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 def nearest(word: str, options: Iterable[str]) -> str | None:

@@ -6,30 +6,26 @@ log files stay readable. `NO_COLOR` is honoured by rich itself.
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from ligo.core.distributed import is_main
+
 _PLAIN_INTERVAL_S = 5.0
-
-
-def is_main_process() -> bool:
-    """True in the one process that talks: rank 0, or the only one."""
-    return int(os.environ.get("RANK", "0")) == 0
 
 
 def say(*parts: object) -> None:
     """Print a line from rank 0, at once."""
-    if is_main_process():
+    if is_main():
         print(*parts, flush=True)
 
 
 def warn(message: str) -> None:
     """Print a warning to standard error from rank 0."""
-    if is_main_process():
+    if is_main():
         print(f"warning: {message}", file=sys.stderr, flush=True)
 
 
@@ -40,7 +36,7 @@ class Progress:
         self._description, self._total, self._done = description, total, 0
         self._started = self._last_line = time.monotonic()
         self._bar: Any = None
-        if not is_main_process():
+        if not is_main():
             return
         if sys.stdout.isatty():
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -59,7 +55,7 @@ class Progress:
     def advance(self, steps: int = 1, note: str = "") -> None:
         """Move on by `steps`; `note` is a few words such as 'loss 3.21'."""
         self._done += steps
-        if not is_main_process():
+        if not is_main():
             return
         if self._bar is not None:
             self._bar.update(self._task, advance=steps, **({"note": note} if note else {}))

@@ -13,26 +13,36 @@ import hashlib
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from ligo.core.distributed import is_main
-from ligo.core.errors import ConfigError, LigoError
+from ligo.core.errors import ConfigError, Interrupted, LigoError
 from ligo.core.files import read_json, write_json, write_text
 
 _VERSIONS_OF = ("ligo", "torch", "transformers", "deepspeed", "safetensors", "tokenizers", "wandb", "numpy")
 
+_INDECISIVE = ("run", "output", "stages", "tracking")
+_INDECISIVE_KEYS = (("data", "cache_dir"), ("train", "save_every"))
+
 
 def config_hash(config: dict[str, Any]) -> str:
-    """Eight hex digits of everything that decides the numbers; where the run lies does not."""
-    decisive = {key: value for key, value in config.items() if key not in ("run", "output")}
+    """Eight hex digits of everything that decides the numbers.
+
+    Where the run lies, who watches it and which of its stages are done now do not, so that a later start
+    may ask for other stages in the same folder.
+    """
+    decisive = {key: value for key, value in config.items() if key not in _INDECISIVE}
+    for group, key in _INDECISIVE_KEYS:
+        if isinstance(decisive.get(group), dict):
+            decisive[group] = {k: v for k, v in decisive[group].items() if k != key}
     return hashlib.sha256(json.dumps(decisive, sort_keys=True, default=str).encode()).hexdigest()[:8]
 
 
@@ -90,9 +100,24 @@ class Run:
                     "going on would mix two runs.\n  Try: another run.dir=DIR, or remove that folder"
                 )
         else:
-            write_text(self.folder / "config.yaml", config_yaml)
             write_json(manifest, {"config_hash": wanted, **_manifest(seed)})
+        write_text(self.folder / "config.yaml", config_yaml)
         self.set_status("running")
+
+    def check_same_inputs(self, fingerprints: dict[str, str]) -> None:
+        """Remember the fingerprints of checkpoint and text; refuse to go on with others.
+
+        Raises:
+            ConfigError: the folder was begun with another checkpoint or text under the same name.
+        """
+        manifest = read_json(self.folder / "manifest.json")
+        for what, now in fingerprints.items():
+            if manifest.get("inputs", fingerprints)[what] != now:
+                raise ConfigError(
+                    f"the {what} is no longer the one that {self.folder} was begun with (same name, other "
+                    "content); going on would mix two runs.\n  Try: another run.dir=DIR"
+                )
+        write_json(self.folder / "manifest.json", {**manifest, "inputs": fingerprints})
 
     def set_status(self, status: str) -> None:
         write_text(self.folder / "STATUS", status + "\n")
@@ -100,17 +125,15 @@ class Run:
     @contextmanager
     def keeping_status(self) -> Iterator[None]:
         """Leave done, interrupted or failed in STATUS, whatever happens in the block (rank 0)."""
-        status = "done"
         try:
             yield
         except BaseException as error:
-            stopped = isinstance(error, KeyboardInterrupt) or getattr(error, "exit_code", 1) in (75, 130)
+            stopped = isinstance(error, (KeyboardInterrupt, Interrupted))
             reason = str(error).splitlines()[0] if isinstance(error, LigoError) else repr(error)
-            status = "interrupted" if stopped else f"failed: {reason}"
+            with suppress(LigoError):  # the disk may be what is full
+                self.set_status("interrupted" if stopped else f"failed: {reason}")
             raise
-        finally:
-            if is_main() and self.folder.exists():
-                self.set_status(status)
+        self.set_status("done")
 
     def stage_results(self) -> dict[str, Any]:
         """Finished stages and what each found."""
@@ -146,7 +169,7 @@ def command_line() -> str:
     main = sys.modules.get("__main__")
     spec = getattr(main, "__spec__", None)
     program = f"python -m {spec.name}" if spec else Path(sys.argv[0]).name
-    return " ".join([program.removesuffix(".__main__"), *sys.argv[1:]])
+    return f"{program.removesuffix('.__main__')} {shlex.join(sys.argv[1:])}".strip()
 
 
 def _manifest(seed: int) -> dict[str, Any]:

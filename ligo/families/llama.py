@@ -35,6 +35,19 @@ class Llama:
                     f"config.json sets {key}=true, and biases of LLaMA models are not described yet.\n"
                     f"  Try: a checkpoint without them ({key}=false)"
                 )
+        for key in (
+            "hidden_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "intermediate_size",
+            "vocab_size",
+        ):
+            size = config.get(key, 1)
+            if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+                raise CheckpointError(
+                    f"config.json says {key}={size!r}, which is no size: it must be a whole number above zero.\n"
+                    "  Try: save the model again with save_pretrained"
+                )
         try:
             num_heads = config["num_attention_heads"]
             return Dims(

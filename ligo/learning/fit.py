@@ -109,6 +109,11 @@ def learn_operator(
              "wall_s": time.monotonic() - started, **values})  # fmt: skip
 
     start_loss = best_loss = evaluate_learned()
+    if not math.isfinite(start_loss):
+        raise NumericsError(
+            f"the loss before the first step is {start_loss}: the small checkpoint's own weights give it.\n"
+            "  Try: another small.path; this one does not compute"
+        )
     flops += evaluation_flops
     best_step, best_state, best_maps = 0, _copy_state(learned), detached(learned())
     record(0, **{"eval/loss": start_loss})
@@ -121,7 +126,7 @@ def learn_operator(
             loss = causal_lm_loss(model, grown_parameters(plan, learned(), folded), tokens)
             if not loss.isfinite():
                 raise NumericsError(
-                    f"the loss is {float(loss)} at operator step {step}: the step size is too large.\n"
+                    f"the loss is {float(loss.detach())} at operator step {step}: the step size is too large.\n"
                     f"  Try: operator.eta={config.eta / 3:.3g}"
                 )
             optimizer.zero_grad(set_to_none=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ligo.core.checks import check_between
 from ligo.core.errors import ConfigError, nearest
 from ligo.operators.base import (
     DEPTH_OPERATORS,
@@ -41,6 +42,20 @@ class OperatorConfig:
     """Learned operators: part of the steps spent warming up; a cosine to zero follows."""
     evaluate_every: int = 20
     """Learned operators: steps between evaluations; the best maps seen are kept."""
+
+
+def check(config: OperatorConfig) -> None:
+    """Refuse values outside their range.
+
+    Raises:
+        ConfigError: the key, the value and the range are named.
+    """
+    check_between("operator.noise", config.noise, 0)
+    if config.init is not None:
+        for key in ("steps", "batch_tokens", "eta", "evaluate_every"):
+            check_between(f"operator.{key}", getattr(config, key), 0, above=True)
+        check_between("operator.depth_lr", config.depth_lr, 0)
+        check_between("operator.warmup_fraction", config.warmup_fraction, 0, 1)
 
 
 STARTS = {

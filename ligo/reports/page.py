@@ -242,7 +242,7 @@ Bokeh.embed.embed_item({{ chart.item | tojson }}, "chart").then(() => {
 <h2>How it was counted</h2>
 <pre>saving = 1 - (C_small * charged + C_operator + C_grown(V*)) / C_scratch(V*)</pre>
 <ul>
-  <li>V* is the final validation loss of the scratch run on its own fully decayed schedule.</li>
+  <li>V* is the final validation loss of the scratch run, whose schedule is fitted to its own token budget.</li>
   <li>C_grown(V*) runs until the first evaluation from which on the validation loss stays at or below V*. If it never does, the
     table says “not reached”; nothing is extrapolated.</li>
   <li>C_operator is everything spent on learning the operator, the building of the weights included.</li>

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import warnings
 from pathlib import Path
@@ -24,11 +25,15 @@ class WandbTracker:
             project=project,
             group=group,
             name=name,
+            id=hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[
+                :12
+            ],  # a later start is the same run
+            resume="allow",
             config=config,
             dir=str(folder),
             job_type="grow",
         )
-        for arm in ("learn", "grown", "scratch", "small"):
+        for arm in ("small", "learn", "grown", "scratch", "continue"):
             self._run.define_metric(f"{arm}/tokens")
             self._run.define_metric(f"{arm}/*", step_metric=f"{arm}/tokens")
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from ligo.core.checks import check_between
 from ligo.core.errors import ConfigError, nearest
 
 SCHEDULES = ("cosine", "wsd", "constant")
@@ -47,7 +50,7 @@ class TrainConfig:
     engine: str = "deepspeed"
     """deepspeed, or torch (one process)."""
     precision: str = "fp32"
-    """fp32 or bf16 (master weights stay in fp32)."""
+    """fp32 or bf16 (the optimiser's copy of the weights stays in fp32)."""
 
 
 @dataclass(frozen=True)
@@ -76,11 +79,14 @@ def check(config: TrainConfig, section: str) -> None:
                 f"{section}.{key}={value} is not one of {', '.join(options)}.\n"
                 f"  Try: {section}.{key}={nearest(value, options) or options[0]}"
             )
-    for key in ("max_tokens", "batch_tokens", "lr", "evaluate_every", "save_every"):
-        if getattr(config, key) <= 0:
-            raise ConfigError(
-                f"{section}.{key}={getattr(config, key)} must be above zero.\n  Try: leave it out"
-            )
+    for key in ("max_tokens", "batch_tokens", "lr", "evaluate_every", "save_every", "decay_fraction"):
+        check_between(f"{section}.{key}", getattr(config, key), 0, above=True)
+    for key in ("warmup_fraction", "decay_fraction", "final_lr_ratio"):
+        check_between(f"{section}.{key}", getattr(config, key), 0, 1)
+    for key in ("beta1", "beta2"):
+        check_between(f"{section}.{key}", getattr(config, key), 0, 1 - 1e-12)
+    for key in ("weight_decay", "clip"):
+        check_between(f"{section}.{key}", getattr(config, key), 0)
     if config.max_tokens < config.batch_tokens:
         raise ConfigError(
             f"{section}.max_tokens={config.max_tokens} is less than one step of {section}.batch_tokens="
@@ -132,3 +138,36 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     return config.lr * (
         config.final_lr_ratio + (1 - config.final_lr_ratio) * 0.5 * (1 + math.cos(math.pi * done))
     )
+
+
+# What ligo derives from its own options; DeepSpeed's other keys pass through as they are.
+_DERIVED = (
+    "train_batch_size",
+    "train_micro_batch_size_per_gpu",
+    "gradient_accumulation_steps",
+    "gradient_clipping",
+    "optimizer",
+    "scheduler",
+    "bf16",
+    "fp16",
+)
+
+
+def check_deepspeed_keys(keys: Mapping[str, Any]) -> None:
+    """Refuse keys that ligo derives, and a ZeRO stage that there is not.
+
+    Raises:
+        ConfigError: the key is named.
+    """
+    for key in _DERIVED:
+        if key in keys:
+            raise ConfigError(
+                f"deepspeed.{key} follows from the train options (batch_tokens, micro_batch_tokens, clip, lr, "
+                f"precision) and cannot be set beside them.\n  Try: leave deepspeed.{key} out"
+            )
+    stage = keys.get("zero_optimization", {}).get("stage", 0)
+    if stage not in (0, 1, 2, 3):
+        raise ConfigError(
+            f"deepspeed.zero_optimization.stage={stage} is no ZeRO stage: there are 0, 1, 2 and 3.\n"
+            "  Try: deepspeed=zero1"
+        )

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from ligo.core import distributed
 from ligo.core.errors import ConfigError, require
 from ligo.core.libraries import quiet_libraries
-from ligo.training.config import BatchShape, TrainConfig
+from ligo.training.config import BatchShape, TrainConfig, check_deepspeed_keys
 
 
 class Engine(Protocol):
@@ -122,31 +122,13 @@ class TorchEngine:
         pass
 
 
-# What ligo derives from its own options; DeepSpeed's other keys pass through as they are.
-_DERIVED = (
-    "train_batch_size",
-    "train_micro_batch_size_per_gpu",
-    "gradient_accumulation_steps",
-    "gradient_clipping",
-    "optimizer",
-    "scheduler",
-    "bf16",
-    "fp16",
-)
-
-
 def deepspeed_config(keys: Mapping[str, Any], config: TrainConfig, shape: BatchShape) -> dict[str, Any]:
     """DeepSpeed's own keys, with those that follow from the `train` options filled in.
 
     Raises:
         ConfigError: a key is given that ligo derives.
     """
-    for key in _DERIVED:
-        if key in keys:
-            raise ConfigError(
-                f"deepspeed.{key} follows from the train options (batch_tokens, micro_batch_tokens, clip, lr, "
-                f"precision) and cannot be set beside them.\n  Try: leave deepspeed.{key} out"
-            )
+    check_deepspeed_keys(keys)
     return {
         "steps_per_print": 10**9,
         "zero_allow_untested_optimizer": True,

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from ligo.core import distributed
-from ligo.core.errors import EXIT_INTERRUPTED, LigoError, NumericsError
+from ligo.core.errors import EXIT_INTERRUPTED, EXIT_PREEMPTED, Interrupted, NumericsError
 from ligo.core.log import progress
 from ligo.data.loader import rank_slice
 from ligo.tracking.base import Tracker
@@ -27,19 +27,16 @@ from ligo.training.config import TrainConfig, learning_rate, num_steps
 from ligo.training.engine import Engine, token_losses
 from ligo.training.resume import load_latest, save_checkpoint
 
+_SECTIONS = {
+    "scratch": "scratch",
+    "small": "small.train",
+}  # the options of an arm, where they are not `train`
+
 
 class Windows(Protocol):
     """Token windows of a step, [windows, length + 1] int64: a pure function of the step."""
 
     def __getitem__(self, step: int) -> np.ndarray: ...
-
-
-class Interrupted(LigoError):
-    """Stopped on purpose, with a checkpoint; 130 after Ctrl-C, 75 when the machine asked for it."""
-
-    def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
 
 
 @dataclass
@@ -80,7 +77,7 @@ def train(
     saved = load_latest(engine, checkpoints, config_hash)
     if saved is not None:
         state = Progress(**saved["progress"])
-        tracker.rewind(arm, state.step)
+    tracker.rewind(arm, -1 if saved is None else state.step)
     total = num_steps(config)
 
     def save() -> None:
@@ -110,7 +107,7 @@ def train(
             if not math.isfinite(loss):
                 raise NumericsError(
                     f"the loss of {arm} is {loss} at step {state.step} (learning rate {lr:.2g}).\n"
-                    f"  Try: a lower rate, {'scratch' if arm == 'scratch' else 'train'}.lr={config.lr / 3:.2g}"
+                    f"  Try: a lower rate, {_SECTIONS.get(arm, 'train')}.lr={config.lr / 3:.2g}"
                 )
             values = {"train/loss": loss, "lr": lr}
             if norm is not None:
@@ -122,11 +119,13 @@ def train(
             stop = _agree_to_stop(stop_asked())
             if stop or state.step % config.save_every == 0 or state.step == total:
                 save()
-            if stop and state.step < total:
+            if state.step == total and not stop:
+                stop = _agree_to_stop(stop_asked())  # it may have come while saving the last step
+            if stop:
                 raise Interrupted(
                     f"stopped {arm} at step {state.step} of {total}; the checkpoint is saved.\n"
                     "  To go on, run the same command again",
-                    exit_code=EXIT_INTERRUPTED if stop == signal.SIGINT else 75,
+                    EXIT_INTERRUPTED if stop == signal.SIGINT else EXIT_PREEMPTED,
                 )
     return state
 

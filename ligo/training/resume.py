@@ -1,11 +1,13 @@
 """Checkpoints that a later start goes on from: whole under their final name, verified before use.
 
-Written aside, hashed, renamed: a folder `step-NNNNNNNN` is complete or not there. Engine state holds
-pickles, so it is loaded only if it is, byte for byte, what this run's own manifest says.
+Written aside, hashed, renamed: a folder `step-NNNNNNNN` is complete or not there, and a file that was cut or
+changed by accident is found by its hash. DeepSpeed's engine state holds pickles: go on only in run folders of
+your own, the manifest beside them is no signature.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -49,7 +51,13 @@ def save_checkpoint(engine: Engine, root: Path, state: dict[str, Any]) -> None:
             for old in sorted(root.glob("step-*"))[:-_KEEP]:
                 shutil.rmtree(old)
     except OSError as error:
+        shutil.rmtree(aside, ignore_errors=True)
         raise disk_full(error, final) from error
+    except RuntimeError as error:  # what torch.save raises on a full disk
+        shutil.rmtree(aside, ignore_errors=True)
+        if "write" not in str(error):
+            raise
+        raise disk_full(OSError(errno.ENOSPC, str(error)), final) from error
     distributed.barrier()
 
 

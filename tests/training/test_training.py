@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,11 +13,10 @@ from typing import Any
 
 import pytest
 
-from ligo.core.errors import ConfigError, NumericsError
+from ligo.core.errors import ConfigError, Interrupted, NumericsError
 from ligo.tracking.jsonl import JsonlTracker
 from ligo.training.config import BatchShape, TrainConfig, batch_shape, check, learning_rate, num_steps
 from ligo.training.engine import deepspeed_config
-from ligo.training.loop import Interrupted
 from tests.conftest import REPO
 from tests.training.arms import CONFIG, records, run_arm
 
@@ -60,11 +60,19 @@ def test_a_stopped_run_goes_on_as_if_never_stopped(
         run_arm(tmp_path, config, tracker=StopAt(tmp_path, 3, number))
     assert stopped.value.exit_code == code
     assert len(losses(tmp_path)) == 3
+    if number == signal.SIGTERM:  # without a checkpoint it begins again, and nothing is logged twice
+        shutil.rmtree(tmp_path / "checkpoints")
     run_arm(tmp_path, config)
     if engine == "torch":
         assert records(tmp_path) == records(reference)  # bit for bit
     else:
         assert losses(tmp_path) == pytest.approx(losses(reference), abs=PARITY)
+
+
+def test_a_signal_during_the_last_step_still_stops_the_run(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        run_arm(tmp_path, tracker=StopAt(tmp_path, 8, signal.SIGTERM))
+    assert run_arm(tmp_path).step == 8  # it was saved, and there is nothing left to do
 
 
 def test_a_killed_run_goes_on_from_its_last_checkpoint(reference: Path, tmp_path: Path) -> None:
@@ -130,7 +138,11 @@ def test_a_diverging_run_stops_with_words(tmp_path: Path) -> None:
         ({"schedule": "cosin"}, "train.schedule=cosine"),
         ({"engine": "jax"}, "deepspeed, torch"),
         ({"precision": "fp8"}, "fp32, bf16"),
-        ({"lr": 0.0}, "train.lr=0.0 must be above zero"),
+        ({"lr": 0.0}, "train.lr=0 must be above 0"),
+        ({"lr": float("nan")}, "train.lr=nan must be above 0"),
+        ({"beta1": 2.0}, "train.beta1=2 must be at least 0 and at most 1"),
+        ({"warmup_fraction": 3.0}, "at most 1"),
+        ({"weight_decay": -3.0}, "train.weight_decay=-3 must be at least 0"),
         ({"max_tokens": 10}, "less than one step"),
     ],
 )

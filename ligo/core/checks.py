@@ -1,0 +1,22 @@
+"""Values that must lie in a range."""
+
+from __future__ import annotations
+
+import math
+
+from ligo.core.errors import ConfigError
+
+
+def check_between(key: str, value: float, low: float, high: float = math.inf, *, above: bool = False) -> None:
+    """Refuse a number outside [low, high], or outside (low, high] with `above`; NaN and infinity are outside.
+
+    Raises:
+        ConfigError: the key, the value and the range are named.
+    """
+    inside = math.isfinite(value) and (low < value if above else low <= value) and value <= high
+    if not inside:
+        words = f"above {low:g}" if above else f"at least {low:g}"
+        limit = "" if high == math.inf else f" and at most {high:g}"
+        raise ConfigError(
+            f"{key}={value:g} must be {words}{limit}.\n  Try: leave {key} out to get its default"
+        )
