@@ -307,7 +307,7 @@ def test_bad_input_ends_with_its_code_and_no_traceback(
         ("config.json", '{"model_type": "gpt2"}', "no family is known for model_type 'gpt2'"),
         ("config.json", None, "no config.json"),
         ("model.safetensors", "cut", "model.safetensors"),
-        ("model.safetensors", None, "no weights"),
+        ("model.safetensors", None, "has no model.safetensors"),
     ],
 )
 def test_a_checkpoint_that_cannot_be_used_ends_with_code_4(

@@ -17,6 +17,6 @@ def check_between(key: str, value: float, low: float, high: float = math.inf, *,
     if not inside:
         words = f"above {low:g}" if above else f"at least {low:g}"
         limit = "" if high == math.inf else f" and at most {high:g}"
-        raise ConfigError(
-            f"{key}={value:g} must be {words}{limit}.\n  Try: leave {key} out to get its default"
-        )
+        nearest = high if value > high else low
+        hint = f"leave {key} out to get its default" if above and nearest == low else f"{key}={nearest:g}"
+        raise ConfigError(f"{key}={value:g} must be {words}{limit}.\n  Try: {hint}")
