@@ -10,35 +10,31 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ligo import __version__
 from ligo.accounting.flops import model_flops
-from ligo.accounting.savings import curve, loss_at, savings
 from ligo.checkpoint.assets import ModelCard, write_assets
 from ligo.checkpoint.locate import packaged
-from ligo.checkpoint.reader import Checkpoint, read_json_object
+from ligo.checkpoint.reader import Checkpoint
 from ligo.checkpoint.writer import write_weights
 from ligo.config import GrowConfig, scratch_training
 from ligo.core import distributed
-from ligo.core.errors import CheckpointError, ConfigError
+from ligo.core.errors import ConfigError
 from ligo.core.files import folder_aside
 from ligo.core.log import say
-from ligo.core.run import Run, command_line, hardware, versions
+from ligo.core.run import Run
 from ligo.core.units import flops as in_flops
 from ligo.data.loader import Batches, validation_batches
 from ligo.data.tokenize import Corpus
-from ligo.families.base import family_of
 from ligo.growth.plan import GrowthPlan
 from ligo.operators.config import build
 from ligo.operators.maps import GrowthMaps
 from ligo.plan import grown_dtype
 from ligo.reports.html import savings_table_text, write_report
+from ligo.summary import operator_flops, summarise
 from ligo.tracking.base import Tracker
-from ligo.tracking.jsonl import read_records
 from ligo.training.config import TrainConfig, batch_shape
 
 if TYPE_CHECKING:
@@ -244,7 +240,7 @@ class GrowthRun:
         length = self.config.data.sequence_length
         small = model_flops(self.plan.family, self.plan.shapes.small, length).training
         target = model_flops(self.plan.family, self.plan.shapes.target, length).training
-        spent = self._operator_flops() + self.config.train.max_tokens * target
+        spent = operator_flops(self.run) + self.config.train.max_tokens * target
         training = replace(self.config.train, max_tokens=round(spent / small))
 
         def model() -> Any:
@@ -309,131 +305,9 @@ class GrowthRun:
         """Write summary.json and report.html, and print the savings table."""
         with distributed.others_wait() as main:
             if main:
-                summary = self._summary()
+                summary = summarise(self.config, self.run, self.small, self.plan)
                 self._tracker.summary(summary)
                 write_report([self.run.folder], self.run.report)
                 say("")
                 say(savings_table_text(summary))
                 say(f"\nreport: {self.run.report}")
-
-    def _operator_flops(self) -> float:
-        """What growth itself cost: learning, and building the weights once."""
-        results = self.run.stage_results()
-        return float(
-            results.get("learn", {}).get("flops", 0.0) + results.get("write", {}).get("build_flops", 0.0)
-        )
-
-    def _small_training(self) -> dict[str, Any]:
-        """What is known of the small model's own training: flops, tokens, loss."""
-        small, card = self.config.small, self.small.folder / "ligo.json"
-        try:
-            known = dict(read_json_object(card).get("training") or {}) if card.is_file() else {}
-        except (CheckpointError, TypeError, ValueError):
-            known = {}  # somebody else's file: then nothing is known
-        if "flops" not in known and small.train_tokens and small.path is None:
-            length = small.train_sequence_length
-            per_token = model_flops(family_of(self.small.config), self.plan.shapes.small, length).training
-            known.update(tokens=int(small.train_tokens), flops=small.train_tokens * per_token)
-        return known
-
-    def _doubts_about_scratch(self) -> list[str]:
-        """What makes the baseline weaker than it could be, and so the saving larger than it is."""
-        config, scratch = self.config, scratch_training(self.config)
-        doubts = []
-        if not (config.target.scratch_lr_is_tuned and scratch.lr == config.target.scratch_lr):
-            doubts.append(f"whether {scratch.lr:g} is the best peak rate from scratch: no sweep brackets it")
-        if scratch.schedule == "constant" or scratch.final_lr_ratio > 0.1:
-            doubts.append("a scratch run whose learning rate decays to the end")
-        return doubts
-
-    def _summary(self) -> dict[str, Any]:
-        results, records = self.run.stage_results(), read_records(self.run.metrics)
-        learned, trained_small = results.get("learn", {}), self._small_training()
-        verified = results.get("verify", {})
-        labels = {
-            "train": ("grown", f"grown ({self.config.operator.name})"),
-            "scratch": ("scratch", "from scratch"),
-            "continue": ("continue", "small model trained on"),
-        }
-        arms = [
-            {
-                "name": arm, "label": label, "final_loss": results[stage]["loss"], "tokens": results[stage]["tokens"],
-                "flops": results[stage]["flops"], "wall_s": results[stage]["wall_s"],
-                "peak_lr": results[stage]["peak_lr"],
-            }
-            for stage, (arm, label) in labels.items() if stage in results
-        ]  # fmt: skip
-        grown, scratch = curve(records, "grown"), curve(records, "scratch")
-        not_measured = ["the same scratch run with a schedule as short as the grown run's", "several seeds"]
-        if "continue" not in results:
-            not_measured.insert(0, "the small model trained on at equal total FLOPs (add continue to stages)")
-        not_measured += self._doubts_about_scratch()
-        operator_flops = self._operator_flops()
-        summary: dict[str, Any] = {
-            "name": self.run.folder.name,
-            "command": command_line(),
-            "date": datetime.now(UTC).date().isoformat(),
-            "versions": {**versions(), "ligo": __version__},
-            "hardware": hardware(),
-            "small": {
-                "name": self.config.small.name, "parameters": self.plan.small_parameters,
-                "train_flops": trained_small.get("flops"), "train_tokens": trained_small.get("tokens"),
-                "loss": trained_small.get("loss"),
-            },
-            "target": {
-                "name": self.config.target.name, "parameters": self.plan.target_parameters,
-                "hidden_size": self.plan.shapes.target.hidden_size, "num_layers": self.plan.shapes.target.num_layers,
-            },
-            "growth": {
-                "operator": self.config.operator.name, "start": self.config.operator.init,
-                "exact": self.plan.exactness.exact and not learned.get("best_step"),
-                "verdict": self.plan.exactness.reason,
-                "max_logit_difference": verified.get("max_logit_difference"),
-                "loss_at_start": learned.get("start_loss"),
-                "loss_after_learning": learned.get("best_loss"),
-                "operator_flops": operator_flops, "operator_parameters": learned.get("parameters", 0),
-            },
-            "arms": arms,
-            "target_loss": None, "savings": [], "equal_tokens": None, "equal_flops": None,
-            "not_measured": not_measured,
-            "notes": [],
-        }  # fmt: skip
-        if grown and scratch and "train" in results and "scratch" in results:
-            rows = savings(
-                grown, scratch, operator_flops=operator_flops, small_flops=trained_small.get("flops")
-            )
-            tokens = min(grown[-1].tokens, scratch[-1].tokens)
-            budget = min(grown[-1].flops + operator_flops, scratch[-1].flops)
-            summary |= {
-                "target_loss": {"value": scratch[-1].loss, "of": "scratch"},
-                "savings": [row.as_json() for row in rows],
-                "equal_tokens": {
-                    "tokens": tokens,
-                    "losses": {
-                        "grown": loss_at(grown, tokens=tokens),
-                        "scratch": loss_at(scratch, tokens=tokens),
-                    },
-                },
-                "equal_flops": {
-                    "flops": budget,
-                    "losses": {
-                        "grown": loss_at(grown, flops=budget - operator_flops),
-                        "scratch": loss_at(scratch, flops=budget),
-                    },
-                },
-            }
-            if "continue" in results:
-                summary["equal_flops"]["losses"]["continue"] = loss_at(
-                    curve(records, "continue"), flops=budget
-                )
-            unfinished = [arm["label"] for arm in arms if arm["tokens"] > tokens]
-            if unfinished:
-                summary["notes"].append(
-                    "At equal tokens and equal FLOPs a run that goes on after that point is read in the middle of its "
-                    f"schedule, before its learning rate has decayed: {', '.join(unfinished)}."
-                )
-            if trained_small.get("flops") is None:
-                summary["notes"].append(
-                    "Nobody recorded what training the small model cost: it cannot be charged."
-                )
-        return summary
