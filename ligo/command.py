@@ -43,6 +43,9 @@ def main(task: Task, description: str, examples: tuple[str, ...]) -> None:
     except LigoError as error:
         _complain(f"{type(error).__name__}: {error}")
         sys.exit(error.exit_code)
+    except BrokenPipeError:  # the reader, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
     except KeyboardInterrupt:
         _complain("interrupted; the same command goes on from the last finished stage or checkpoint")
         sys.exit(EXIT_INTERRUPTED)

@@ -271,6 +271,13 @@ def test_a_plan_needs_neither_weights_nor_torch() -> None:
     assert json.loads(done.stdout)["parameters"] == {"small": 6_738_415_616, "target": 13_015_864_320}
 
 
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    command = f"{sys.executable} -m ligo.plan +small=llama-7b +target=13b | head -1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=REPO)
+    assert done.stdout.startswith("Growth plan: llama-7b -> llama-13b")
+    assert done.stderr == ""
+
+
 def test_import_needs_no_torch() -> None:
     code = "import ligo, sys; assert 'torch' not in sys.modules and 'hydra' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], cwd=REPO).returncode == 0
