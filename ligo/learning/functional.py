@@ -1,8 +1,8 @@
 """The learned maps, and the grown model as a function of them.
 
 Every map is `start + delta` with delta zero at first, so learning begins at the start's function and
-loss. The residual map is tied: reading uses (D/D') times the expansion. Heads and FFN units have their
-own expansion and reduction. All are shared by all layers; depth coefficients are [L', L] per kind of
+loss. The residual map is tied where the start's is: reading uses (D/D') times the expansion. Heads and FFN
+units have their own expansion and reduction. All are shared by all layers; depth coefficients are [L', L] per kind of
 tensor.
 """
 
@@ -39,7 +39,7 @@ class LearnedMaps(nn.Module):
                 continue
             self._start(f"expand.{name}", space_map.expand.matrix())
             self.expand[name] = nn.Parameter(torch.zeros(space_map.expand.shape))
-            if name != RESIDUAL and _is_read(plan, name):
+            if not _is_tied(name, space_map) and _is_read(plan, name):
                 self._start(f"reduce.{name}", space_map.reduce.matrix())
                 self.reduce[name] = nn.Parameter(torch.zeros(space_map.reduce.shape))
         if plan.shapes.small.num_layers != plan.shapes.target.num_layers:
@@ -66,7 +66,7 @@ class LearnedMaps(nn.Module):
                 spaces[name] = start
                 continue
             expand = self._learned("expand", name)
-            if name == RESIDUAL:
+            if _is_tied(name, start):
                 rows, columns = expand.shape
                 reduce = expand * (columns / rows)
             else:
@@ -94,6 +94,12 @@ class LearnedMaps(nn.Module):
         for parameter in [*self.expand.values(), *self.reduce.values()]:
             groups.append({"params": [parameter], "lr": eta / parameter.numel() ** 0.5})
         return [group for group in groups if group["params"]]
+
+
+def _is_tied(name: str, start: SpaceMap) -> bool:
+    """Whether the residual stream is read with (D/D') times what it is written with."""
+    rows, columns = start.expand.shape
+    return name == RESIDUAL and np.allclose(start.reduce.matrix(), start.expand.matrix() * columns / rows)
 
 
 def _key(kind: str) -> str:

@@ -62,6 +62,11 @@ STARTS = {
     "exact": ("scaled_duplication", "zero_block"),
     "stack": ("scaled_duplication", "stack"),
     "interpolate": ("scaled_duplication", "interpolate"),
+    "pad": ("pad", "zero_block"),
+    "hypercloning": ("hypercloning", "zero_block"),
+    "bert2bert": ("net2net", "stack"),
+    "solar": ("scaled_duplication", "solar"),
+    "midas": ("scaled_duplication", "middle"),
 }
 """Named pairs of (width, depth) operator."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ligo.core.errors import PlanError
 from ligo.operators.base import DEPTH_OPERATORS, Exactness, Reference
 from ligo.operators.maps import LayerMap
 
@@ -59,6 +60,63 @@ class Interpolate:
 
     def layer_map(self, num_small: int, num_target: int) -> LayerMap:
         return LayerMap(_one_hot(np.arange(num_target) * num_small // num_target, num_small))
+
+    def exactness(self, num_small: int, num_target: int) -> Exactness:
+        return _not_exact(num_small, num_target)
+
+
+@DEPTH_OPERATORS.register("middle")
+class Middle:
+    """Repeat the middle block in place, until there are enough layers."""
+
+    reference = Reference("MIDAS (Saunshi et al., NeurIPS 2024)", "2409.19044")
+
+    def layer_map(self, num_small: int, num_target: int) -> LayerMap:
+        sources = list(range(num_small))
+        while len(sources) < num_target:
+            block = min(num_target - len(sources), len(sources))
+            end = (len(sources) + block) // 2
+            sources[end:end] = sources[end - block : end]
+        return LayerMap(_one_hot(np.asarray(sources), num_small))
+
+    def exactness(self, num_small: int, num_target: int) -> Exactness:
+        return _not_exact(num_small, num_target)
+
+
+@DEPTH_OPERATORS.register("solar")
+class Solar:
+    """Depth up-scaling: the first layers, then the last layers, overlapping in the middle."""
+
+    reference = Reference("SOLAR 10.7B: depth up-scaling (Kim et al. 2023)", "2312.15166")
+
+    def layer_map(self, num_small: int, num_target: int) -> LayerMap:
+        if num_target > 2 * num_small:
+            raise PlanError(
+                f"operator.depth=solar joins the first and the last layers of the small model, so it makes at most "
+                f"{2 * num_small} layers from {num_small}, not {num_target}.\n"
+                f"  Try: operator.depth=stack, or target.num_hidden_layers={2 * num_small}"
+            )
+        first = (num_target + 1) // 2
+        last = np.arange(num_small - (num_target - first), num_small)
+        return LayerMap(_one_hot(np.concatenate([np.arange(first), last]), num_small))
+
+    def exactness(self, num_small: int, num_target: int) -> Exactness:
+        return _not_exact(num_small, num_target)
+
+
+@DEPTH_OPERATORS.register("identity")
+class Identity:
+    """Keep the layers as they are; refuses a target of another depth."""
+
+    reference = Reference("no depth change")
+
+    def layer_map(self, num_small: int, num_target: int) -> LayerMap:
+        if num_small != num_target:
+            raise PlanError(
+                f"operator.depth=identity keeps the {num_small} layers, and the target has {num_target}.\n"
+                f"  Try: operator.depth=zero_block, or target.num_hidden_layers={num_small}"
+            )
+        return LayerMap(np.eye(num_small))
 
     def exactness(self, num_small: int, num_target: int) -> Exactness:
         return _not_exact(num_small, num_target)

@@ -29,13 +29,25 @@ GROWTHS = {
     "FFN only": dict(ffn_size=72),
     "residual only": dict(hidden_size=44),
 }
+INTEGER = ("twice everything", "heads only", "key/value heads only", "query heads only")
+NO_RESIDUAL = ("depth only", "heads only", "FFN only")
+EXACT = [
+    *((name, "exact") for name in GROWTHS),
+    *((name, "pad") for name in GROWTHS if name != "key/value heads only"),
+    *((name, "hypercloning") for name in INTEGER),
+    *((name, "net2net") for name in NO_RESIDUAL),
+]
 MULTI_HEAD = {"the ratios of 7B -> 13B"}  # 5 heads cannot be in 2 groups: this one has no groups
 
 
 def plan_for(name: str, *, tied: bool, operator: str = "exact") -> GrowthPlan:
     kv_heads = 4 if name in MULTI_HEAD else 2
     config = tiny_config(tie_word_embeddings=tied, num_key_value_heads=kv_heads)
-    preset = {"exact": OperatorConfig(), "stack": OperatorConfig(depth="stack")}[operator]
+    preset = {
+        "exact": OperatorConfig(),
+        "stack": OperatorConfig(depth="stack"),
+        **{width: OperatorConfig(width=width) for width in ("pad", "hypercloning", "net2net")},
+    }[operator]
     return plan_growth(family_of(config), config, GROWTHS[name], build(preset))
 
 
@@ -59,9 +71,9 @@ def grown_and_small(plan: GrowthPlan, dtype: str, noise: float = 1.0) -> tuple[A
 
 
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
-@pytest.mark.parametrize("name", GROWTHS)
-def test_exact_growth_computes_the_same_function(name: str, tied: bool) -> None:
-    plan = plan_for(name, tied=tied)
+@pytest.mark.parametrize(("name", "operator"), EXACT)
+def test_exact_growth_computes_the_same_function(name: str, operator: str, tied: bool) -> None:
+    plan = plan_for(name, tied=tied, operator=operator)
     assert plan.exactness.exact
     tokens = torch.randint(0, 96, (2, 32), generator=torch.Generator().manual_seed(0))
     for dtype, tolerance in (("float64", EXACT_FLOAT64), ("float32", EXACT_FLOAT32)):
@@ -82,6 +94,29 @@ def test_stacked_depth_is_declared_inexact_and_is() -> None:
     tokens = torch.arange(32)[None]
     grown, small = grown_and_small(plan, "float32")
     assert float((logits(grown, tokens) - logits(small, tokens)).abs().max()) > 0.1
+
+
+def test_unscaled_copies_at_an_uneven_ratio_are_declared_inexact_and_are() -> None:
+    plan = plan_for("odd width", tied=False, operator="net2net")
+    assert not plan.exactness.exact
+    assert "unscaled copies" in plan.exactness.reason
+    grown, small = grown_and_small(plan, "float32")
+    tokens = torch.arange(32)[None]
+    assert float((logits(grown, tokens) - logits(small, tokens)).abs().max()) > 0.05
+
+
+@pytest.mark.parametrize(
+    ("operator", "name", "words"),
+    [
+        ("hypercloning", "odd width", "needs whole width ratios, but residual 32 -> 48 is 1.5"),
+        ("pad", "key/value heads only", "keeps the 2 query heads of each key/value head"),
+    ],
+)
+def test_an_operator_that_cannot_do_it_says_which_rule_is_broken(
+    operator: str, name: str, words: str
+) -> None:
+    with pytest.raises(PlanError, match=words):
+        plan_for(name, tied=True, operator=operator)
 
 
 @pytest.mark.parametrize("noise", [1.0, 0.0])

@@ -57,7 +57,7 @@ def learn(plan: GrowthPlan, **changes: Any) -> tuple[LearnedOperator, list[dict[
 
 
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("start", ["exact", "stack"])
+@pytest.mark.parametrize("start", ["exact", "stack", "pad", "bert2bert", "midas"])
 def test_learning_begins_at_the_start(start: str, tied: bool) -> None:
     plan = plan_with(OperatorConfig(init=start), tied=tied)
     model, small, tokens = skeleton(plan.target_config), small_weights(plan), torch.from_numpy(windows(0))

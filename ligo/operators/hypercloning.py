@@ -1,0 +1,33 @@
+"""HyperCloning: repeat every space a whole number of times, and divide what reads it by that number.
+
+At whole ratios every unit has equally many copies, so scaled duplication scales by one and is the same map.
+"""
+
+from __future__ import annotations
+
+from ligo.core.errors import PlanError
+from ligo.operators.base import WIDTH_OPERATORS, Reference, Shapes
+from ligo.operators.maps import SpaceMap
+from ligo.operators.scaled_duplication import ScaledDuplication
+
+
+@WIDTH_OPERATORS.register("hypercloning")
+class HyperCloning(ScaledDuplication):
+    """Exact; whole ratios only."""
+
+    reference = Reference("Scaling Smart: HyperCloning (Samragh et al. 2024)", "2409.12903")
+
+    def space_maps(self, shapes: Shapes) -> dict[str, SpaceMap]:
+        broken = [
+            f"{name} {small.num_units} -> {shapes.target_spaces[name].num_units} is "
+            f"{shapes.target_spaces[name].num_units / small.num_units:.4g}"
+            for name, small in shapes.small_spaces.items()
+            if shapes.target_spaces[name].num_units % small.num_units
+        ]
+        if broken:
+            raise PlanError(
+                f"operator.width=hypercloning needs whole width ratios, but {', '.join(broken)}.\n"
+                "  Operators that accept these: scaled_duplication, pad, net2net (approximate).\n"
+                "  Try: operator.width=scaled_duplication"
+            )
+        return super().space_maps(shapes)
