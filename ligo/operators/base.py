@@ -35,6 +35,13 @@ class Exactness:
         return Exactness(False, "; ".join(e.reason for e in (self, other) if not e.exact))
 
 
+def copies_are_not_exact(num_small: int, num_target: int) -> Exactness:
+    """The verdict on depth operators that apply copied layers again."""
+    if num_small == num_target:
+        return Exactness(True, "depth: unchanged")
+    return Exactness(False, "depth: copied layers are applied twice")
+
+
 @dataclass(frozen=True)
 class Shapes:
     """The two models that a growth stands between."""

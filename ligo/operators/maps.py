@@ -218,6 +218,11 @@ class LayerMap:
         return " ".join(cells)
 
 
+def one_hot(sources: np.ndarray, num_small: int) -> np.ndarray:
+    """Source layer per target layer -> depth weights [L', L]."""
+    return np.eye(num_small)[sources]
+
+
 @dataclass(frozen=True)
 class GrowthMaps:
     """Everything an operator decided: one map per space, one for the layers."""

@@ -1,0 +1,27 @@
+"""No depth change."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ligo.core.errors import PlanError
+from ligo.operators.base import DEPTH_OPERATORS, Exactness, Reference, copies_are_not_exact
+from ligo.operators.maps import LayerMap
+
+
+@DEPTH_OPERATORS.register("identity")
+class Identity:
+    """Keep the layers as they are; refuses a target of another depth."""
+
+    reference = Reference("no depth change")
+
+    def layer_map(self, num_small: int, num_target: int) -> LayerMap:
+        if num_small != num_target:
+            raise PlanError(
+                f"operator.depth=identity keeps the {num_small} layers, and the target has {num_target}.\n"
+                f"  Try: operator.depth=zero_block, or target.num_hidden_layers={num_small}"
+            )
+        return LayerMap(np.eye(num_small))
+
+    def exactness(self, num_small: int, num_target: int) -> Exactness:
+        return copies_are_not_exact(num_small, num_target)

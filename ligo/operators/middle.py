@@ -1,0 +1,26 @@
+"""Middle stacking: the middle block of layers repeated in place."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ligo.operators.base import DEPTH_OPERATORS, Exactness, Reference, copies_are_not_exact
+from ligo.operators.maps import LayerMap, one_hot
+
+
+@DEPTH_OPERATORS.register("middle")
+class Middle:
+    """Repeat the middle block in place, until there are enough layers."""
+
+    reference = Reference("MIDAS (Saunshi et al., NeurIPS 2024)", "2409.19044")
+
+    def layer_map(self, num_small: int, num_target: int) -> LayerMap:
+        sources = list(range(num_small))
+        while len(sources) < num_target:
+            block = min(num_target - len(sources), len(sources))
+            end = (len(sources) + block) // 2
+            sources[end:end] = sources[end - block : end]
+        return LayerMap(one_hot(np.asarray(sources), num_small))
+
+    def exactness(self, num_small: int, num_target: int) -> Exactness:
+        return copies_are_not_exact(num_small, num_target)
