@@ -7,6 +7,7 @@ is stripped from ours before Hydra parses. An unknown key or option is refused w
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -257,6 +258,26 @@ def check(config: GrowConfig) -> None:
     check_between("write.shard_bytes", config.write.shard_bytes, 1)
     if config.operator.init is not None:
         check_between("operator.batch_tokens", config.operator.batch_tokens, config.data.sequence_length)
+
+
+def check_stage_order(config: GrowConfig, done: Collection[str]) -> None:
+    """Refuse a stage whose input is neither `done` in the run folder nor made before it.
+
+    Raises:
+        ConfigError: the stage and what it lacks.
+    """
+    needs = {"verify": "write", "train": "write"}
+    if config.operator.init is not None:
+        needs["write"] = "learn"
+    made = set(done)
+    for stage in config.stages:
+        needed = needs.get(stage)
+        if stage not in done and needed is not None and needed not in made:
+            raise ConfigError(
+                f"the stage '{stage}' needs what '{needed}' makes, which is not in the run folder and not asked for "
+                f"before it.\n  Try: stages=[{needed},{stage}]"
+            )
+        made.add(stage)
 
 
 def check_training_fits(config: GrowConfig) -> None:

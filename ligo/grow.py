@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from ligo.command import main
-from ligo.config import TRAINING_STAGES, GrowConfig, check_training_fits
+from ligo.config import TRAINING_STAGES, GrowConfig, check_stage_order, check_training_fits
 from ligo.core.errors import check_installed
 from ligo.core.log import say
 from ligo.plan import known_config, make_plan, name_after_folder, plan_json, plan_text
@@ -52,6 +52,7 @@ def grow(config: GrowConfig, config_yaml: str) -> None:
     run_config = yaml.safe_load(config_yaml)
     digest = config_hash(run_config)
     run = Run(run_folder(config, digest))
+    check_stage_order(config, run.stage_results())
     if config.small.shape:
         from ligo.small import train_small
 

@@ -21,7 +21,6 @@ from ligo.checkpoint.reader import Checkpoint
 from ligo.checkpoint.writer import write_weights
 from ligo.config import GrowConfig, scratch_training
 from ligo.core import distributed
-from ligo.core.errors import ConfigError
 from ligo.core.files import folder_aside
 from ligo.core.log import say
 from ligo.core.run import Run
@@ -65,30 +64,10 @@ class GrowthRun:
             "report": self.report,
         }
         done = self.run.stage_results()
-        self._check_order(done)
         distributed.barrier()  # all ranks have looked before rank 0 finishes another stage
         for name in self.config.stages:
             if name == "report" or name not in done:
                 stages[name]()
-
-    def _check_order(self, done: dict[str, Any]) -> None:
-        """Refuse a stage whose input neither lies there nor is made before it.
-
-        Raises:
-            ConfigError: the stage and what it lacks.
-        """
-        needs = {"verify": "write", "train": "write"}
-        if self.config.operator.init is not None:
-            needs["write"] = "learn"
-        made = set(done)
-        for stage in self.config.stages:
-            needed = needs.get(stage)
-            if stage not in done and needed is not None and needed not in made:
-                raise ConfigError(
-                    f"the stage '{stage}' needs what '{needed}' makes, which is not in {self.run.folder} and not "
-                    f"asked for before it.\n  Try: stages=[{needed},{stage}]"
-                )
-            made.add(stage)
 
     @contextmanager
     def _alone(self, stage: str) -> Iterator[dict[str, Any] | None]:

@@ -13,14 +13,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from einops import rearrange
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ligo.families.spec import RESIDUAL, Role
 from ligo.growth.execute import fold_gains, grow_tensor
 from ligo.growth.plan import GrowthPlan
 from ligo.operators.maps import Dense, GrowthMaps, LayerMap, SpaceMap
+from ligo.training.objectives import next_token_loss
 
 
 class LearnedMaps(nn.Module):
@@ -166,6 +165,4 @@ def causal_lm_loss(model: nn.Module, weights: Mapping[str, Tensor], tokens: Tens
     output = torch.func.functional_call(
         model, dict(weights), (tokens[:, :-1],), {"use_cache": False}, tie_weights=False
     )
-    return F.cross_entropy(
-        rearrange(output.logits, "b t v -> (b t) v"), rearrange(tokens[:, 1:], "b t -> (b t)")
-    )
+    return next_token_loss(output.logits, tokens)

@@ -51,6 +51,12 @@ class Shapes:
     small_spaces: Mapping[str, Space]
     target_spaces: Mapping[str, Space]
 
+    def units(self) -> dict[str, tuple[int, int]]:
+        """(small, target) number of units by space."""
+        return {
+            name: (s.num_units, self.target_spaces[name].num_units) for name, s in self.small_spaces.items()
+        }
+
 
 class WidthOperator(Protocol):
     """Decides a map for every space."""

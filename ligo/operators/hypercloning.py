@@ -19,10 +19,9 @@ class HyperCloning(ScaledDuplication):
 
     def space_maps(self, shapes: Shapes) -> dict[str, SpaceMap]:
         broken = [
-            f"{name} {small.num_units} -> {shapes.target_spaces[name].num_units} is "
-            f"{shapes.target_spaces[name].num_units / small.num_units:.4g}"
-            for name, small in shapes.small_spaces.items()
-            if shapes.target_spaces[name].num_units % small.num_units
+            f"{name} {small} -> {target} is {target / small:.4g}"
+            for name, (small, target) in shapes.units().items()
+            if target % small
         ]
         if broken:
             raise PlanError(

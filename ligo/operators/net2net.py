@@ -23,10 +23,7 @@ class Net2Net:
     reference = Reference("Net2Net (Chen et al. 2015); bert2BERT's FPI (Chen et al., ACL 2022)", "1511.05641")
 
     def space_maps(self, shapes: Shapes) -> dict[str, SpaceMap]:
-        sizes = {
-            name: (s.num_units, shapes.target_spaces[name].num_units)
-            for name, s in shapes.small_spaces.items()
-        }
+        sizes = shapes.units()
         rng = np.random.default_rng(_SEED)
         head_dim = shapes.small.head_dim
         vocab = identity(shapes.small.vocab_size)

@@ -22,10 +22,7 @@ class Pad:
     reference = Reference("Composable function-preserving expansions (Gesmundo & Maile 2023)", "2308.06103")
 
     def space_maps(self, shapes: Shapes) -> dict[str, SpaceMap]:
-        sizes = {
-            name: (s.num_units, shapes.target_spaces[name].num_units)
-            for name, s in shapes.small_spaces.items()
-        }
+        sizes = shapes.units()
         head_dim = shapes.small.head_dim
         kv_heads = padded(np.arange(sizes[KV_HEADS][0]), sizes[KV_HEADS][1])
         ffn = padded(np.arange(sizes[FFN][0]), sizes[FFN][1])

@@ -26,10 +26,7 @@ class ScaledDuplication:
     reference = Reference("Net2Net, with norm statistics kept at every ratio", "1511.05641")
 
     def space_maps(self, shapes: Shapes) -> dict[str, SpaceMap]:
-        sizes = {
-            name: (s.num_units, shapes.target_spaces[name].num_units)
-            for name, s in shapes.small_spaces.items()
-        }
+        sizes = shapes.units()
         kv_index = cyclic_index(*sizes[KV_HEADS])
         head_index = grouped_head_index(sizes[HEADS], sizes[KV_HEADS])
         head_dim = shapes.small.head_dim

@@ -14,14 +14,13 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from einops import rearrange
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ligo.core import distributed
 from ligo.core.errors import ConfigError, require
 from ligo.core.libraries import quiet_libraries
 from ligo.training.config import BatchShape, TrainConfig, check_deepspeed_keys
+from ligo.training.objectives import next_token_loss
 
 
 class Engine(Protocol):
@@ -47,12 +46,9 @@ class Engine(Protocol):
     def close(self) -> None: ...
 
 
-def token_losses(module: nn.Module, windows: Tensor) -> Tensor:
-    """Mean next-token cross-entropy in nats of windows [batch, length + 1]."""
-    logits = module(input_ids=windows[:, :-1], use_cache=False).logits
-    return F.cross_entropy(
-        rearrange(logits, "b t v -> (b t) v").float(), rearrange(windows[:, 1:], "b t -> (b t)")
-    )
+def window_loss(module: nn.Module, windows: Tensor) -> Tensor:
+    """The objective of a model on windows [batch, length + 1]."""
+    return next_token_loss(module(input_ids=windows[:, :-1], use_cache=False).logits, windows)
 
 
 def make_optimizer(module: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
@@ -80,11 +76,6 @@ class TorchEngine:
     """One process, plain torch: the reference that DeepSpeed's losses are compared with."""
 
     def __init__(self, module: nn.Module, config: TrainConfig, shape: BatchShape) -> None:
-        if distributed.world_size() > 1:
-            raise ConfigError(
-                f"train.engine=torch runs in one process, and there are {distributed.world_size()} ranks.\n"
-                "  Try: train.engine=deepspeed"
-            )
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.module = module.to(self.device)
         self._optimizer = make_optimizer(self.module, config)
@@ -94,7 +85,7 @@ class TorchEngine:
         total = 0.0
         for part in micro_batches(windows, self._shape, self.device):
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self._config.precision == "bf16"):
-                loss = token_losses(self.module, part) / self._shape.micro_batches
+                loss = window_loss(self.module, part) / self._shape.micro_batches
             loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
         norm = nn.utils.clip_grad_norm_(self.module.parameters(), self._config.clip or float("inf"))
@@ -191,7 +182,7 @@ class DeepSpeedEngine:
             group["lr"] = lr
         total = 0.0
         for part in micro_batches(windows, self._shape, self.device):
-            loss = token_losses(self._engine, part)
+            loss = window_loss(self._engine, part)
             self._engine.backward(loss)
             self._engine.step()
             total += float(loss.detach()) / self._shape.micro_batches

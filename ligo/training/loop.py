@@ -24,7 +24,7 @@ from ligo.core.log import progress
 from ligo.data.loader import rank_slice
 from ligo.tracking.base import Tracker
 from ligo.training.config import TrainConfig, learning_rate, num_steps
-from ligo.training.engine import Engine, token_losses
+from ligo.training.engine import Engine, window_loss
 from ligo.training.resume import load_latest, save_checkpoint
 
 _SECTIONS = {
@@ -139,7 +139,7 @@ def evaluate(engine: Engine, validation: list[np.ndarray]) -> float:
         for first in range(0, len(validation), world):
             # all ranks run the same number of forward passes (ZeRO-3 needs that); surplus ones count zero
             mine = min(first + rank, len(validation) - 1)
-            loss = float(token_losses(engine.module, torch.from_numpy(validation[mine]).to(engine.device)))
+            loss = float(window_loss(engine.module, torch.from_numpy(validation[mine]).to(engine.device)))
             total += loss * validation[mine][:, 1:].size * (first + rank < len(validation))
     engine.module.train()
     return distributed.mean_over_ranks(total) * world / sum(batch[:, 1:].size for batch in validation)
