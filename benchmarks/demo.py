@@ -34,7 +34,7 @@ DEMO = ("+small=tiny-llama", "+target=tiny-llama-2x", "run.study=bench-demo")
 def exactness(small_folder: Path, wanted: dict[str, int], dtype: str) -> float:
     """Largest logit difference of an exact growth with noise, written in `dtype` and reloaded by transformers."""
     small = Checkpoint.open(small_folder)
-    plan = plan_growth(family_of(small.config), small.config, wanted, build(OperatorConfig()))
+    plan = plan_growth(small.config, wanted, build(OperatorConfig()))
     folder = RUNS / f"exact-{small_folder.name}-{dtype}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -42,7 +42,7 @@ def exactness(small_folder: Path, wanted: dict[str, int], dtype: str) -> float:
     write_weights(folder, tensors)
     write_json(folder / "config.json", {**plan.target_config, "dtype": dtype})
     probe = torch.randint(
-        0, plan.shapes.small.vocab_size, (4, 128), generator=torch.Generator().manual_seed(0)
+        0, plan.small.dims.vocab_size, (4, 128), generator=torch.Generator().manual_seed(0)
     )
     found = verify_growth(small_folder, folder, probe.numpy(), claimed_exact=False, stored_dtype=dtype)
     return found.max_logit_difference / max(found.max_logit / 3, 1.0)  # at logits of about 3

@@ -103,10 +103,10 @@ def check_inputs(folder: Path, config: GrowConfig, run: Run, announced: object) 
     plan = make_plan(config, checkpoint.config)
     if plan.shapes != announced:
         say(plan_text(config, plan))
-    checkpoint.expect(expected_shapes(family_of(checkpoint.config), checkpoint.config))
+    checkpoint.expect(expected_shapes(family_of(checkpoint.config)))
     with distributed.others_wait() as alone:
         if alone:  # the others find the tokens in the cache
-            prepare(config.data, checkpoint.tokenizer(), vocab_size=plan.shapes.small.vocab_size)
+            prepare(config.data, checkpoint.tokenizer(), vocab_size=plan.small.dims.vocab_size)
     if not run.grown.exists():
         check_free_disk(run.folder, plan_json(config, plan)["bytes"]["disk"])
 
@@ -122,8 +122,8 @@ def grow_checkpoint(folder: Path, config: GrowConfig, run: Run, digest: str, tra
 
     checkpoint = Checkpoint.open(folder)
     plan = make_plan(config, checkpoint.config)
-    check_coverage(plan.family, plan.target_config)
-    corpus = prepare(config.data, checkpoint.tokenizer(), vocab_size=plan.shapes.small.vocab_size)
+    check_coverage(plan.target)
+    corpus = prepare(config.data, checkpoint.tokenizer(), vocab_size=plan.small.dims.vocab_size)
     if distributed.is_main():
         run.check_same_inputs({"small": checkpoint.fingerprint(), "text": corpus.fingerprint})
         write_json(run.plan, plan_json(config, plan))

@@ -17,7 +17,6 @@ from ligo.core import units
 from ligo.core.checks import check_between
 from ligo.core.distributed import world_size
 from ligo.core.errors import CheckpointError, ConfigError, nearest
-from ligo.families.base import family_of
 from ligo.growth.plan import GrowthPlan, plan_growth
 from ligo.operators.config import build
 
@@ -110,13 +109,13 @@ def make_plan(config: GrowConfig, small_config: Mapping[str, Any]) -> GrowthPlan
     Raises:
         PlanError: the shapes cannot be grown.
     """
-    family, positions = family_of(small_config), small_config.get("max_position_embeddings")
+    positions = small_config.get("max_position_embeddings") or small_config.get("n_positions")
     if positions is not None and config.data.sequence_length > positions:
         raise ConfigError(
             f"data.sequence_length={config.data.sequence_length} is longer than the {positions} positions that "
             f"the model knows (max_position_embeddings).\n  Try: data.sequence_length={positions}"
         )
-    return plan_growth(family, small_config, wanted_dims(config.target), build(config.operator))
+    return plan_growth(small_config, wanted_dims(config.target), build(config.operator))
 
 
 def grown_dtype(config: GrowConfig, plan: GrowthPlan) -> str:
@@ -124,16 +123,16 @@ def grown_dtype(config: GrowConfig, plan: GrowthPlan) -> str:
     if config.write.dtype != "auto":
         return config.write.dtype
     stored = str(plan.small_config.get("dtype") or plan.small_config.get("torch_dtype") or "float32")
-    return "float32" if 4 * plan.target_parameters < 2**30 else stored
+    return "float32" if 4 * plan.target.num_parameters < 2**30 else stored
 
 
 def costs(config: GrowConfig, plan: GrowthPlan) -> Costs:
     """FLOPs, memory and disk of a plan."""
     length, dtype = config.data.sequence_length, grown_dtype(config, plan)
     memory = estimate(
-        small_parameters=plan.small_parameters,
-        target_parameters=plan.target_parameters,
-        depth_ratio=plan.shapes.target.num_layers / plan.shapes.small.num_layers,
+        small_parameters=plan.small.num_parameters,
+        target_parameters=plan.target.num_parameters,
+        depth_ratio=plan.target.dims.num_layers / plan.small.dims.num_layers,
         largest_tensor=max(math.prod(job.shape) for job in plan.jobs),
         dtype=dtype,
         trains=bool(TRAINING_STAGES & set(config.stages)),
@@ -142,8 +141,8 @@ def costs(config: GrowConfig, plan: GrowthPlan) -> Costs:
         world_size=world_size(),
         precision=config.train.precision,
     )
-    small = model_flops(plan.family, plan.shapes.small, length)
-    return Costs(small, model_flops(plan.family, plan.shapes.target, length), memory, dtype)
+    small = model_flops(plan.small, length)
+    return Costs(small, model_flops(plan.target, length), memory, dtype)
 
 
 def plan_json(config: GrowConfig, plan: GrowthPlan) -> dict[str, Any]:
@@ -192,12 +191,12 @@ def plan_text(config: GrowConfig, plan: GrowthPlan) -> str:
         [
             f"Growth plan: {config.small.name} -> {config.target.name}, operator {operator}",
             *rows,
-            f"  layers    {plan.shapes.small.num_layers:>9}{plan.shapes.target.num_layers:>9}"
-            f"{plan.shapes.target.num_layers / plan.shapes.small.num_layers:>8.3f}  "
+            f"  layers    {plan.small.dims.num_layers:>9}{plan.target.dims.num_layers:>9}"
+            f"{plan.target.dims.num_layers / plan.small.dims.num_layers:>8.3f}  "
             f"{plan.maps.layers.describe()}"
             + ("  (* identity block)" if plan.maps.layers.identity_layers else ""),
             f"  {at_start}{'exact' if plan.exactness.exact else 'not exact'}: {plan.exactness.reason}",
-            f"  parameters  {plan.small_parameters:,} -> {plan.target_parameters:,}",
+            f"  parameters  {plan.small.num_parameters:,} -> {plan.target.num_parameters:,}",
             f"  FLOPs       {units.flops(cost.small.training)} -> {units.flops(cost.target.training)} per training "
             f"token at length {config.data.sequence_length}; training on {units.si(config.train.max_tokens, 'token')}s: "
             f"{units.flops(data['budget']['train_flops'])}" + learning,

@@ -57,7 +57,7 @@ def train_small(config: GrowConfig, run: Run, digest: str, tracker: Tracker) -> 
         batches=Batches(corpus, length, shape.windows, config.seed),
         validation=validation_batches(corpus, length, 32, config.data.validation_tokens),
         config=training,
-        flops_per_token=model_flops(family, family.dims(model_config), length).training,
+        flops_per_token=model_flops(family, length).training,
         tracker=tracker,
         checkpoints=run.checkpoints("small"),
         config_hash=digest,

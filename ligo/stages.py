@@ -165,15 +165,15 @@ class GrowthRun:
         return load_maps(self.run.operator, self.plan)
 
     def _write_assets(self, folder: Path, dtype: str, notes: list[str]) -> None:
-        small, target = self.plan.shapes.small, self.plan.shapes.target
+        small, target = self.plan.small.dims, self.plan.target.dims
         card = ModelCard(
             name=f"{self.config.small.name} grown to {self.config.target.name}",
             base_model=self._base_model(),
             operator=self.config.operator.name,
             operator_reference="; ".join(build(self.config.operator).references()),
             exactness=self._exactness_sentence(),
-            small={**asdict(small), "parameters": self.plan.small_parameters},
-            target={**asdict(target), "parameters": self.plan.target_parameters},
+            small={**asdict(small), "parameters": self.plan.small.num_parameters},
+            target={**asdict(target), "parameters": self.plan.target.num_parameters},
             notes=notes,
         )
         config = {**self.plan.target_config, "dtype": dtype}
@@ -217,8 +217,8 @@ class GrowthRun:
     def continue_small(self) -> None:
         """Train the small model on for as many FLOPs as the growth and the grown model took: the control."""
         length = self.config.data.sequence_length
-        small = model_flops(self.plan.family, self.plan.shapes.small, length).training
-        target = model_flops(self.plan.family, self.plan.shapes.target, length).training
+        small = model_flops(self.plan.small, length).training
+        target = model_flops(self.plan.target, length).training
         spent = operator_flops(self.run) + self.config.train.max_tokens * target
         training = replace(self.config.train, max_tokens=round(spent / small))
 
@@ -240,7 +240,7 @@ class GrowthRun:
         shape = batch_shape(training, length, distributed.world_size())
         engine = make_engine(model(), training, shape, self.config.deepspeed)
         if flops_per_token is None:
-            flops_per_token = model_flops(self.plan.family, self.plan.shapes.target, length).training
+            flops_per_token = model_flops(self.plan.target, length).training
         done = train(
             engine,
             arm=arm,

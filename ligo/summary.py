@@ -12,7 +12,6 @@ from ligo.checkpoint.reader import Checkpoint, read_json_object
 from ligo.config import GrowConfig, scratch_training
 from ligo.core.errors import CheckpointError
 from ligo.core.run import Run, command_line, hardware, versions
-from ligo.families.base import family_of
 from ligo.growth.plan import GrowthPlan
 from ligo.tracking.jsonl import read_records
 
@@ -30,16 +29,16 @@ def summarise(config: GrowConfig, run: Run, small: Checkpoint, plan: GrowthPlan)
         "hardware": hardware(),
         "small": {
             "name": config.small.name,
-            "parameters": plan.small_parameters,
+            "parameters": plan.small.num_parameters,
             "train_flops": trained.get("flops"),
             "train_tokens": trained.get("tokens"),
             "loss": trained.get("loss"),
         },
         "target": {
             "name": config.target.name,
-            "parameters": plan.target_parameters,
-            "hidden_size": plan.shapes.target.hidden_size,
-            "num_layers": plan.shapes.target.num_layers,
+            "parameters": plan.target.num_parameters,
+            "hidden_size": plan.target.dims.hidden_size,
+            "num_layers": plan.target.dims.num_layers,
         },
         "growth": _growth(config, run, plan),
         "arms": arms,
@@ -75,8 +74,7 @@ def small_training_record(config: GrowConfig, small: Checkpoint, plan: GrowthPla
     except (CheckpointError, TypeError, ValueError):
         known = {}  # somebody else's file: then nothing is known
     if "flops" not in known and preset.train_tokens and preset.path is None:
-        family = family_of(small.config)
-        per_token = model_flops(family, plan.shapes.small, preset.train_sequence_length).training
+        per_token = model_flops(plan.small, preset.train_sequence_length).training
         known.update(tokens=int(preset.train_tokens), flops=preset.train_tokens * per_token)
     return known
 

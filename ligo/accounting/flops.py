@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ligo.families.base import Family
-from ligo.families.spec import Dims
 
 
 @dataclass(frozen=True)
@@ -25,11 +24,8 @@ class ModelFlops:
         return 3 * self.forward
 
 
-def model_flops(family: Family, dims: Dims, sequence_length: int) -> ModelFlops:
-    """FLOPs per token: 2 per weight of every matrix that is multiplied, plus attention."""
-    spaces = family.spaces(dims)
-    matrices = [spec for spec in family.tensors(dims) if len(spec.axes) == 2 and not spec.lookup]
-    weights = sum(spec.num_elements(spaces) for spec in matrices)
-    if dims.tied:  # the table is looked up once and multiplied once
-        weights += dims.vocab_size * dims.hidden_size
-    return ModelFlops(2 * weights + family.attention_flops(dims, sequence_length))
+def model_flops(family: Family, sequence_length: int) -> ModelFlops:
+    """FLOPs per token: 2 per weight of every matrix that is multiplied, plus attention and a tied head."""
+    matrices = [spec for spec in family.tensors if len(spec.axes) >= 2 and not spec.lookup]
+    weights = sum(round(spec.num_elements(family.spaces) * spec.active_share) for spec in matrices)
+    return ModelFlops(2 * weights + family.head_flops + family.attention_flops(sequence_length))

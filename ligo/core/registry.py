@@ -49,6 +49,11 @@ class Registry(Generic[T]):
         self.discover()
         return sorted(self._entries)
 
+    def name_of(self, entry: T) -> str:
+        """The name that an entry was registered under."""
+        self.discover()
+        return next(name for name, known in self._entries.items() if known is entry)
+
     def get(self, name: str) -> T:
         """The entry under `name`.
 

@@ -1,44 +1,302 @@
-"""What every family answers, and how a checkpoint finds its family."""
+"""What every family answers, and how a checkpoint finds its family.
+
+A family object describes *one* model: `family_of(config)` reads a `config.json`, and `.dims`, `.spaces` and
+`.tensors` say what that model is made of. The target of a growth is described by an object of its own.
+"""
 
 from __future__ import annotations
 
+import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, Protocol
+from functools import cached_property
+from typing import Any, ClassVar
 
 from ligo.core.errors import CheckpointError, PlanError
 from ligo.core.registry import Registry
-from ligo.families.spec import Dims, Space, TensorSpec
+from ligo.families.spec import (
+    HEADS,
+    KEY_DIM,
+    KV_HEADS,
+    QUERY_DIM,
+    VALUE_DIM,
+    Dims,
+    Norm,
+    Space,
+    TensorSpec,
+)
 
 
-class Family(Protocol):
-    """One architecture, described in on-disk names; configs are `config.json` as a dict."""
+class Family(ABC):
+    """One model of one architecture, described in on-disk names; configs are `config.json` as a dict.
 
-    model_types: tuple[str, ...]
+    A family is a class with the constants below, `spaces` and `tensors`.
+    """
+
+    model_types: ClassVar[tuple[str, ...]]
     """The `model_type` values of config.json that this family covers."""
+    reference: ClassVar[str]
+    """Where the architecture was published."""
+    norm: ClassVar[Norm]
+    """What the residual stream goes through."""
+    post_norm: ClassVar[bool] = False
+    """True where the residual stream itself is normed after each addition (BERT), so that no layer can be
+    made to do nothing."""
+    objectives: ClassVar[Mapping[str, str]] = {"ForCausalLM": "causal_lm"}
+    """End of the class name in `architectures` -> what that head is trained on: causal_lm, masked_lm,
+    classes or image_classes. The first is taken where config.json names no class."""
+    size_keys: ClassVar[Mapping[str, str]] = {
+        "num_layers": "num_hidden_layers",
+        "hidden_size": "hidden_size",
+        "num_heads": "num_attention_heads",
+        "ffn_size": "intermediate_size",
+        "vocab_size": "vocab_size",
+    }
+    """Size -> key in config.json, for the sizes that every model must have."""
+    kv_heads_key: ClassVar[str | None] = None
+    """Key of the number of key/value heads; None: every query head has its own."""
+    head_dim_key: ClassVar[str | None] = None
+    """Key of the size of a head; None: it is hidden_size / heads, and cannot be chosen."""
+    defaults: ClassVar[Mapping[str, Any]] = {}
+    """What the configuration class of transformers fills in where config.json has no such key."""
+    moe_model_type: ClassVar[str | None] = None
+    """The `model_type` of the mixture of experts that this dense family can grow into."""
 
-    def dims(self, config: Mapping[str, Any]) -> Dims:
-        """Sizes from a `config.json`."""
-        ...
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        """
+        Raises:
+            CheckpointError: the config lacks a size, or describes a variant that this family does not.
+        """
+        self.config: dict[str, Any] = dict(config)
+        self.check_variant()
+        self.dims = self._dims()
 
-    def spaces(self, dims: Dims) -> dict[str, Space]:
-        """The spaces of a model of these sizes, by name."""
-        ...
+    # --- what a family file says -------------------------------------------------------------------
 
-    def tensors(self, dims: Dims) -> list[TensorSpec]:
+    @abstractmethod
+    def _spaces(self) -> list[Space]:
+        """The spaces of this model, in the order in which they are shown."""
+
+    @abstractmethod
+    def _tensors(self) -> list[TensorSpec]:
         """Every tensor on disk, in file order; a tied head is not on disk."""
-        ...
 
-    def target_config(self, config: Mapping[str, Any], dims: Dims) -> dict[str, Any]:
-        """The small model's `config.json` with the target's sizes.
+    def check_variant(self) -> None:  # noqa: B027 - most families describe all their variants
+        """Refuse a config that this file does not describe.
+
+        Raises:
+            CheckpointError: the key, its value, and what to use instead.
+        """
+
+    def check_target(self, target: Family) -> None:  # noqa: B027 - most have no rule of their own
+        """Refuse a target that breaks a rule of the architecture beyond those of `resized`.
+
+        Raises:
+            PlanError: the rule is named.
+        """
+
+    # --- what follows from it ----------------------------------------------------------------------
+
+    @cached_property
+    def spaces(self) -> dict[str, Space]:
+        """By name, in the order in which they are shown."""
+        return {space.name: space for space in self._spaces()}
+
+    @cached_property
+    def tensors(self) -> list[TensorSpec]:
+        """Every tensor on disk, in file order."""
+        return self._tensors()
+
+    @cached_property
+    def by_name(self) -> dict[str, TensorSpec]:
+        return {spec.name: spec for spec in self.tensors}
+
+    @property
+    def num_parameters(self) -> int:
+        """Parameters on disk (a tied head counts once)."""
+        return sum(spec.num_elements(self.spaces) for spec in self.tensors)
+
+    @property
+    def architecture(self) -> str:
+        """End of the class name in `architectures`: which head the model has."""
+        named = (self.config.get("architectures") or [""])[0]
+        endings = [ending for ending in self.objectives if named.endswith(ending)]
+        if named and not endings:
+            raise CheckpointError(
+                f"config.json names the class {named}, and of {self.name} models ligo knows those with "
+                f"{', '.join(self.objectives)}.\n  Try: load it with one of these classes and save it again"
+            )
+        return endings[0] if endings else next(iter(self.objectives))
+
+    @property
+    def objective(self) -> str:
+        """What this model's head is trained on."""
+        return self.objectives[self.architecture]
+
+    @property
+    def name(self) -> str:
+        return type(self).__name__
+
+    def setting(self, key: str, default: Any = None) -> Any:
+        """A key of config.json, with transformers' own default where it is absent."""
+        value = self.config.get(key)
+        return self.defaults.get(key, default) if value is None else value
+
+    def attention_flops(self, sequence_length: int) -> int:
+        """Forward FLOPs per token of the two attention products, over the full (unmasked) length."""
+        # scores and weighted sum, each 2 FLOPs per (key, coordinate)
+        return 4 * self.dims.num_layers * sequence_length * self.dims.num_heads * self.dims.head_dim
+
+    @property
+    def head_flops(self) -> int:
+        """Forward FLOPs per token of a tied output head, which is on disk as a lookup table only."""
+        return 2 * self.dims.vocab_size * self.dims.hidden_size if self.dims.tied else 0
+
+    def resized(self, dims: Dims) -> dict[str, Any]:
+        """This model's `config.json` with other sizes.
 
         Raises:
             PlanError: the sizes break a rule of the architecture.
         """
-        ...
+        self._check_heads(dims)
+        changed = {key: getattr(dims, size) for size, key in self.size_keys.items()}
+        if self.kv_heads_key is not None:
+            changed[self.kv_heads_key] = dims.num_kv_heads
+        if self.head_dim_key is not None:
+            changed[self.head_dim_key] = dims.head_dim
+        if dims.tied != self.dims.tied:
+            changed["tie_word_embeddings"] = dims.tied
+        # a size that config.json leaves to the default (GPT-2's n_inner: 4 n_embd) is still written out
+        return {**self.config, **changed}
 
-    def attention_flops(self, dims: Dims, sequence_length: int) -> int:
-        """Forward FLOPs per token of the two attention products, over the full (unmasked) length."""
-        ...
+    def target_dims(self, wanted: Mapping[str, int | None]) -> Dims:
+        """These sizes with those in `wanted` that are not None put in their place.
+
+        Where the size of a head cannot be chosen it follows from the others.
+
+        Raises:
+            PlanError: the target is smaller anywhere, with every such size named.
+        """
+        chosen = {key: value for key, value in wanted.items() if value is not None}
+        if self.kv_heads_key is None:
+            asked = chosen.get("num_kv_heads")
+            if asked is not None and asked != chosen.get("num_heads", self.dims.num_heads):
+                raise PlanError(
+                    f"target.num_key_value_heads={asked}: in {self.name} models every query head has its own keys "
+                    "and values.\n  Try: leave target.num_key_value_heads out"
+                )
+            chosen["num_kv_heads"] = chosen.get("num_heads", self.dims.num_heads)
+        if self.head_dim_key is None:
+            hidden, heads = (chosen.get(k, getattr(self.dims, k)) for k in ("hidden_size", "num_heads"))
+            if hidden % heads:
+                raise PlanError(
+                    f"hidden_size {hidden} does not divide into {heads} heads, and in {self.name} models the size of "
+                    f"a head is hidden_size / heads.\n  Try: target.hidden_size={-(-hidden // heads) * heads}"
+                )
+            if chosen.get("head_dim", hidden // heads) != hidden // heads:
+                raise PlanError(
+                    f"target.head_dim={chosen['head_dim']}: in {self.name} models the size of a head is hidden_size "
+                    f"/ heads, here {hidden // heads}.\n  Try: target.hidden_size={chosen['head_dim'] * heads}"
+                )
+            chosen["head_dim"] = hidden // heads
+        target = Dims(**{**self.dims.__dict__, **chosen})
+        shrunk = [
+            f"{key} {getattr(self.dims, key)} -> {getattr(target, key)}"
+            for key in (*self.size_keys, "num_kv_heads", "head_dim", "num_experts", "experts_per_token")
+            if getattr(target, key) < getattr(self.dims, key)
+        ]
+        if shrunk:
+            raise PlanError(
+                f"the target is smaller than the small model: {', '.join(shrunk)}.\n"
+                "  Growth only adds units; nothing is ever cut away.\n"
+                "  Try: a larger target, or swap small= and target="
+                + (
+                    f", or keep heads of {self.dims.head_dim}: target.hidden_size="
+                    f"{self.dims.head_dim * target.num_heads}"
+                    if self.head_dim_key is None and target.head_dim < self.dims.head_dim
+                    else ""
+                )
+            )
+        return target
+
+    # --- what family files share -------------------------------------------------------------------
+
+    def attention_spaces(
+        self,
+        *,
+        rotary: int = 0,
+        score_scale: float | None = None,
+        head_norm: Norm | None = None,
+        all_heads_norm: bool = False,
+    ) -> list[Space]:
+        """Heads, key/value heads, and the coordinates of one head.
+
+        Args:
+            rotary: leading coordinates of a head that are turned in pairs.
+            score_scale: what scores are multiplied by; None: 1 / sqrt(head_dim).
+            head_norm: norm on each head's queries and keys.
+            all_heads_norm: whether that norm is over all heads at once.
+        """
+        d = self.dims
+        scale = d.head_dim**-0.5 if score_scale is None else score_scale
+        over_heads = head_norm if all_heads_norm else None
+        sizes: dict[str, Any] = {"size": d.head_dim, "rotary": rotary, "score_scale": scale, "norm": head_norm}
+        groups = [Space(name=KV_HEADS, size=d.num_kv_heads, norm=over_heads)] if self.kv_heads_key else []
+        return [
+            Space(name=HEADS, size=d.num_heads, norm=over_heads),
+            *groups,
+            Space(name=QUERY_DIM, **sizes),
+            Space(name=KEY_DIM, **sizes),
+            Space(name=VALUE_DIM, size=d.head_dim),
+        ]
+
+    def _dims(self) -> Dims:
+        sizes = {size: self._size(key) for size, key in self.size_keys.items()}
+        heads = sizes["num_heads"]
+        kv_heads = self.config.get(self.kv_heads_key) if self.kv_heads_key else None
+        head_dim = self.setting(self.head_dim_key) if self.head_dim_key else None
+        return Dims(
+            **sizes,
+            num_kv_heads=kv_heads or self.setting(self.kv_heads_key or "") or heads,
+            head_dim=head_dim or sizes["hidden_size"] // heads,
+            tied=bool(self.setting("tie_word_embeddings", False)),
+            **self.extra_dims(),
+        )
+
+    def extra_dims(self) -> dict[str, int]:
+        """Further sizes: those of a mixture of experts."""
+        return {}
+
+    def _size(self, key: str) -> int:
+        size = self.setting(key)
+        if size is None:
+            raise CheckpointError(
+                f"config.json lacks {key!r}, which a {self.name} checkpoint needs.\n"
+                "  Try: save the model again with save_pretrained"
+            )
+        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+            raise CheckpointError(
+                f"config.json says {key}={size!r}, which is no size: it must be a whole number above zero.\n"
+                "  Try: save the model again with save_pretrained"
+            )
+        return size
+
+    def _check_heads(self, dims: Dims) -> None:
+        if dims.num_heads % dims.num_kv_heads:
+            most = max(d for d in range(1, dims.num_kv_heads + 1) if dims.num_heads % d == 0)
+            raise PlanError(
+                f"{dims.num_heads} query heads do not divide into {dims.num_kv_heads} key/value heads: "
+                "each key/value head serves a whole group of query heads.\n"
+                f"  Try: target.num_attention_heads={-(-dims.num_heads // dims.num_kv_heads) * dims.num_kv_heads}"
+                f" or target.num_key_value_heads={most}"
+            )
+        rotary = next((space.rotary for space in self._spaces() if space.rotary), 0)
+        if rotary and dims.head_dim % self.dims.head_dim:
+            raise PlanError(
+                f"heads of {self.dims.head_dim} coordinates cannot become heads of {dims.head_dim}: rotary "
+                "frequencies of the two coincide only where the size grows by a whole factor.\n"
+                f"  Try: target.head_dim={math.ceil(dims.head_dim / self.dims.head_dim) * self.dims.head_dim}"
+            )
 
 
 FAMILIES: Registry[type[Family]] = Registry("family", "ligo.families")
@@ -50,7 +308,7 @@ def known_model_types() -> dict[str, type[Family]]:
 
 
 def family_of(config: Mapping[str, Any]) -> Family:
-    """The family of a `config.json`.
+    """The family object of a `config.json`.
 
     Raises:
         CheckpointError: there is no `model_type`, or no family for it; the message lists those there are.
@@ -63,33 +321,4 @@ def family_of(config: Mapping[str, Any]) -> Family:
             f"  Known model types: {', '.join(sorted(known))}.\n"
             f"  Try: a checkpoint whose config.json names one of these"
         )
-    return known[model_type]()
-
-
-def parameter_count(family: Family, dims: Dims) -> int:
-    """Parameters on disk (a tied head counts once)."""
-    spaces = family.spaces(dims)
-    return sum(spec.num_elements(spaces) for spec in family.tensors(dims))
-
-
-def target_dims(small: Dims, wanted: Mapping[str, int | None]) -> Dims:
-    """The small model's sizes with those in `wanted` that are not None put in their place.
-
-    Raises:
-        PlanError: the target is smaller than the small model anywhere, with every such size named.
-    """
-    chosen = {key: value for key, value in wanted.items() if value is not None}
-    target = Dims(**{**small.__dict__, **chosen})
-    sizes = ("num_layers", "hidden_size", "num_heads", "num_kv_heads", "ffn_size")
-    shrunk = [
-        f"{key} {getattr(small, key)} -> {getattr(target, key)}"
-        for key in sizes
-        if getattr(target, key) < getattr(small, key)
-    ]
-    if shrunk:
-        raise PlanError(
-            f"the target is smaller than the small model: {', '.join(shrunk)}.\n"
-            "  Growth only adds units; nothing is ever cut away.\n"
-            "  Try: a larger target, or swap small= and target="
-        )
-    return target
+    return known[model_type](config)

@@ -1,19 +1,27 @@
-"""LLaMA: RMSNorm, rotary positions, gated FFN, grouped key/value heads, tied or untied head."""
+"""LLaMA: RMSNorm, rotary positions, gated FFN, grouped key/value heads, tied or untied head.
+
+Mistral and SmolLM checkpoints have the same tensors. The families that differ from it in a detail
+(Qwen2, Qwen3, OLMo2, Gemma, Mixtral) inherit from it and say what differs.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
-from ligo.core.errors import CheckpointError, PlanError
-from ligo.families.base import FAMILIES
+from ligo.core.errors import CheckpointError
+from ligo.families.base import FAMILIES, Family
 from ligo.families.spec import (
     FFN,
     HEADS,
+    KEY_DIM,
     KV_HEADS,
+    QUERY_DIM,
     RESIDUAL,
+    VALUE_DIM,
     VOCAB,
+    Axis,
     Dims,
+    Norm,
     Space,
     TensorSpec,
     gain,
@@ -21,138 +29,162 @@ from ligo.families.spec import (
     writes,
 )
 
+# rope types whose frequencies do not depend on the size of a head
+_PLAIN_ROPE = ("default", "linear", "llama3")
+
 
 @FAMILIES.register("llama")
-class Llama:
-    """Touvron et al. 2023 (arXiv 2302.13971), as `LlamaForCausalLM` stores it."""
+class Llama(Family):
+    """As `LlamaForCausalLM` and `MistralForCausalLM` store it."""
 
-    model_types: tuple[str, ...] = ("llama",)
+    model_types: ClassVar[tuple[str, ...]] = ("llama", "mistral")
+    reference: ClassVar[str] = "LLaMA (Touvron et al. 2023, arXiv 2302.13971)"
+    norm: ClassVar[Norm] = Norm.RMS
+    kv_heads_key: ClassVar[str | None] = "num_key_value_heads"
+    head_dim_key: ClassVar[str | None] = "head_dim"
+    moe_model_type: ClassVar[str | None] = "mixtral"
 
-    def dims(self, config: Mapping[str, Any]) -> Dims:
-        for key in ("attention_bias", "mlp_bias"):
-            if config.get(key):
-                raise CheckpointError(
-                    f"config.json sets {key}=true, and biases of LLaMA models are not described yet.\n"
-                    f"  Try: a checkpoint without them ({key}=false)"
-                )
-        for key in (
-            "hidden_size",
-            "num_hidden_layers",
-            "num_attention_heads",
-            "intermediate_size",
-            "vocab_size",
-        ):
-            size = config.get(key, 1)
-            if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-                raise CheckpointError(
-                    f"config.json says {key}={size!r}, which is no size: it must be a whole number above zero.\n"
-                    "  Try: save the model again with save_pretrained"
-                )
-        try:
-            num_heads = config["num_attention_heads"]
-            return Dims(
-                num_layers=config["num_hidden_layers"],
-                hidden_size=config["hidden_size"],
-                num_heads=num_heads,
-                num_kv_heads=config.get("num_key_value_heads") or num_heads,
-                head_dim=config.get("head_dim") or config["hidden_size"] // num_heads,
-                ffn_size=config["intermediate_size"],
-                vocab_size=config["vocab_size"],
-                tied=bool(config.get("tie_word_embeddings", False)),
-            )
-        except KeyError as error:
+    embedding: ClassVar[str] = "model.embed_tokens.weight"
+    final_norm: ClassVar[str] = "model.norm.weight"
+    norm_offset: ClassVar[float] = 0.0
+    attention_biases: ClassVar[tuple[str, ...]] = ()
+    """Which of q, k, v, o have biases, whatever config.json says."""
+
+    def check_variant(self) -> None:
+        if self.config.get("model_type") == "mistral" and self.config.get("num_key_value_heads") is None:
             raise CheckpointError(
-                f"config.json lacks {error.args[0]!r}, which a LLaMA checkpoint needs.\n"
+                "config.json lacks 'num_key_value_heads', and transformers would take 8 for Mistral.\n"
                 "  Try: save the model again with save_pretrained"
-            ) from error
+            )
 
-    def spaces(self, dims: Dims) -> dict[str, Space]:
-        return {
-            RESIDUAL: Space(RESIDUAL, dims.hidden_size),
-            HEADS: Space(HEADS, dims.num_heads, dims.head_dim),
-            KV_HEADS: Space(KV_HEADS, dims.num_kv_heads, dims.head_dim),
-            FFN: Space(FFN, dims.ffn_size),
-            VOCAB: Space(VOCAB, dims.vocab_size),
-        }
+    @property
+    def rope(self) -> dict[str, Any]:
+        """How positions are turned: `rope_parameters` of transformers 5, or `rope_scaling` of older ones."""
+        return dict(self.config.get("rope_parameters") or self.config.get("rope_scaling") or {})
 
-    def tensors(self, dims: Dims) -> list[TensorSpec]:
-        specs = [
+    def resized(self, dims: Dims) -> dict[str, Any]:
+        kind = self.rope.get("rope_type") or self.rope.get("type") or "default"
+        if dims.head_dim != self.dims.head_dim and kind not in _PLAIN_ROPE:
+            raise self.refuse_head_dim(dims, f"with rope_type {kind!r} the frequencies depend on the size of a head")
+        return super().resized(dims)
+
+    def refuse_head_dim(self, dims: Dims, why: str) -> Exception:
+        from ligo.core.errors import PlanError
+
+        return PlanError(
+            f"heads of {self.dims.head_dim} coordinates cannot become heads of {dims.head_dim}: {why}.\n"
+            f"  Try: target.head_dim={self.dims.head_dim} and more heads"
+        )
+
+    def _spaces(self) -> list[Space]:
+        d = self.dims
+        return [
+            Space(name=RESIDUAL, size=d.hidden_size, norm=self.norm),
+            *self.attention_spaces(rotary=d.head_dim),
+            Space(name=FFN, size=d.ffn_size),
+            Space(name=VOCAB, size=d.vocab_size),
+        ]
+
+    def _tensors(self) -> list[TensorSpec]:
+        return [
+            self.embedding_spec(),
+            *(spec for layer in range(self.dims.num_layers) for spec in self.layer(f"model.layers.{layer}.", layer)),
             TensorSpec(
-                name="model.embed_tokens.weight",
-                kind="embed_tokens",
-                axes=(writes(VOCAB), writes(RESIDUAL)),
-                lookup=True,
+                name=self.final_norm, kind="norm", axes=(gain(RESIDUAL),), before_head=True, offset=self.norm_offset
+            ),
+            *self.head_specs(),
+        ]
+
+    def embedding_spec(self, multiplier: float = 1.0) -> TensorSpec:
+        return TensorSpec(
+            name=self.embedding,
+            kind="embed_tokens",
+            axes=(writes(VOCAB), writes(RESIDUAL)),
+            lookup=True,
+            aliases=("lm_head.weight",) if self.dims.tied else (),
+            multiplier=multiplier,
+        )
+
+    def head_specs(self) -> list[TensorSpec]:
+        if self.dims.tied:
+            return []
+        return [
+            TensorSpec(
+                name="lm_head.weight",
+                kind="lm_head",
+                axes=(writes(VOCAB), reads(RESIDUAL)),
+                gain=self.final_norm,
+                else_from=self.embedding,
             )
         ]
-        for layer in range(dims.num_layers):
-            specs += self._layer(layer)
-        specs.append(TensorSpec(name="model.norm.weight", kind="norm", axes=(gain(RESIDUAL),)))
-        if not dims.tied:
-            head_axes = (writes(VOCAB), reads(RESIDUAL))
-            specs.append(
-                TensorSpec(name="lm_head.weight", kind="lm_head", axes=head_axes, gain="model.norm.weight")
-            )
+
+    def layer(self, prefix: str, layer: int) -> list[TensorSpec]:
+        """The tensors of one layer, in file order."""
+        before_attention, before_ffn = f"{prefix}input_layernorm.weight", f"{prefix}post_attention_layernorm.weight"
+        return [
+            self.norm_spec(before_attention, prefix, layer),
+            *self.attention(prefix, layer, before_attention),
+            self.norm_spec(before_ffn, prefix, layer),
+            *self.feed_forward(prefix, layer, before_ffn),
+        ]
+
+    def attention(self, prefix: str, layer: int, norm: str | None, ends_block: bool = True) -> list[TensorSpec]:
+        """q, k, v, o, with the biases that there are."""
+        outputs = {
+            "q": writes(HEADS, QUERY_DIM),
+            "k": writes(KV_HEADS, KEY_DIM),
+            "v": writes(KV_HEADS, VALUE_DIM),
+            "o": writes(RESIDUAL),
+        }
+        specs = []
+        for letter, out in outputs.items():
+            name = f"{prefix}self_attn.{letter}_proj"
+            last = letter == "o"
+            in_ = reads(HEADS, VALUE_DIM) if last else reads(RESIDUAL)
+            zeroed = last and ends_block
+            specs.append(self.matrix(f"{name}.weight", prefix, layer, out, in_, None if last else norm, zeroed))
+            if letter in self.attention_biases or self.config.get("attention_bias"):
+                specs.append(self.bias(f"{name}.bias", prefix, layer, out, zeroed))
         return specs
 
-    def _layer(self, layer: int) -> list[TensorSpec]:
-        prefix = f"model.layers.{layer}."
-        before_attention = prefix + "input_layernorm.weight"
-        before_ffn = prefix + "post_attention_layernorm.weight"
+    def feed_forward(
+        self, prefix: str, layer: int, norm: str | None, ends_block: bool = True, block: str = "mlp"
+    ) -> list[TensorSpec]:
+        """gate, up, down, with biases where config.json says so."""
+        specs = []
+        for part in ("gate", "up", "down"):
+            name, last = f"{prefix}{block}.{part}_proj", part == "down"
+            out, in_ = (writes(RESIDUAL), reads(FFN)) if last else (writes(FFN), reads(RESIDUAL))
+            zeroed = last and ends_block
+            specs.append(self.matrix(f"{name}.weight", prefix, layer, out, in_, None if last else norm, zeroed))
+            if self.config.get("mlp_bias"):
+                specs.append(self.bias(f"{name}.bias", prefix, layer, out, zeroed))
+        return specs
 
-        def matrix(kind: str, out: str, in_: str, norm: str | None = None) -> TensorSpec:
-            return TensorSpec(
-                name=f"{prefix}{kind}.weight",
-                kind=kind,
-                layer=layer,
-                axes=(writes(out), reads(in_)),
-                gain=norm,
-                ends_block=out == RESIDUAL,
-            )
+    def norm_spec(
+        self, name: str, prefix: str, layer: int, axis: Axis | None = None, ends_block: bool = False
+    ) -> TensorSpec:
+        return TensorSpec(
+            name=name,
+            kind=name.removeprefix(prefix).removesuffix(".weight"),
+            layer=layer,
+            axes=(axis or gain(RESIDUAL),),
+            offset=self.norm_offset,
+            ends_block=ends_block,
+        )
 
-        def norm(name: str) -> TensorSpec:
-            kind = name.removeprefix(prefix).removesuffix(".weight")
-            return TensorSpec(name=name, kind=kind, layer=layer, axes=(gain(RESIDUAL),))
+    def matrix(
+        self, name: str, prefix: str, layer: int, out: Axis, in_: Axis, norm: str | None, ends_block: bool
+    ) -> TensorSpec:
+        return TensorSpec(
+            name=name,
+            kind=name.removeprefix(prefix).removesuffix(".weight"),
+            layer=layer,
+            axes=(out, in_),
+            gain=norm,
+            ends_block=ends_block,
+        )
 
-        return [
-            norm(before_attention),
-            matrix("self_attn.q_proj", HEADS, RESIDUAL, before_attention),
-            matrix("self_attn.k_proj", KV_HEADS, RESIDUAL, before_attention),
-            matrix("self_attn.v_proj", KV_HEADS, RESIDUAL, before_attention),
-            matrix("self_attn.o_proj", RESIDUAL, HEADS),
-            norm(before_ffn),
-            matrix("mlp.gate_proj", FFN, RESIDUAL, before_ffn),
-            matrix("mlp.up_proj", FFN, RESIDUAL, before_ffn),
-            matrix("mlp.down_proj", RESIDUAL, FFN),
-        ]
-
-    def target_config(self, config: Mapping[str, Any], dims: Dims) -> dict[str, Any]:
-        if dims.hidden_size % dims.num_heads:
-            raise PlanError(
-                f"hidden_size {dims.hidden_size} is not a multiple of {dims.num_heads} query heads, "
-                "which transformers requires of a LLaMA config.\n"
-                f"  Try: target.hidden_size={-(-dims.hidden_size // dims.num_heads) * dims.num_heads}"
-            )
-        if dims.num_heads % dims.num_kv_heads:
-            raise PlanError(
-                f"{dims.num_heads} query heads do not divide into {dims.num_kv_heads} key/value heads: "
-                "each key/value head serves a whole group of query heads.\n"
-                f"  Try: target.num_attention_heads={-(-dims.num_heads // dims.num_kv_heads) * dims.num_kv_heads}"
-                f" or target.num_key_value_heads={_largest_divisor(dims.num_heads, dims.num_kv_heads)}"
-            )
-        return {
-            **config,
-            "num_hidden_layers": dims.num_layers,
-            "hidden_size": dims.hidden_size,
-            "num_attention_heads": dims.num_heads,
-            "num_key_value_heads": dims.num_kv_heads,
-            "head_dim": dims.head_dim,
-            "intermediate_size": dims.ffn_size,
-        }
-
-    def attention_flops(self, dims: Dims, sequence_length: int) -> int:
-        # scores and weighted sum, each 2 FLOPs per (key, coordinate)
-        return 4 * dims.num_layers * sequence_length * dims.num_heads * dims.head_dim
-
-
-def _largest_divisor(number: int, at_most: int) -> int:
-    return max(d for d in range(1, at_most + 1) if number % d == 0)
+    def bias(self, name: str, prefix: str, layer: int, out: Axis, ends_block: bool) -> TensorSpec:
+        kind = name.removeprefix(prefix)
+        return TensorSpec(name=name, kind=kind, layer=layer, axes=(out,), ends_block=ends_block)

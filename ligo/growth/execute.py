@@ -6,7 +6,6 @@ maps and autograd, writing calls it with what was learned.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,12 +14,16 @@ from torch import Tensor
 
 from ligo.core.errors import NumericsError
 from ligo.core.log import progress
-from ligo.families.spec import Role, TensorSpec
-from ligo.growth.plan import GrowthPlan, depth_row, map_axes, source_name
-from ligo.operators.maps import GrowthMaps, on_axis
+from ligo.families.spec import RESIDUAL, Role, TensorSpec
+from ligo.growth.noise import added_noise, draw, filled
+from ligo.growth.plan import GrowthPlan, TensorJob, axis_factors, depth_row, has_share_from_above, in_layer
+from ligo.operators.maps import GrowthMaps, map_axis
 
 ReadTensor = Callable[[str], Tensor]
 """Name of a small tensor -> the tensor, in the dtype to compute in."""
+
+ReadSource = Callable[[TensorJob, int], Tensor]
+"""A job and a small layer -> what the job takes from that layer, gains folded in."""
 
 
 class _MixLayers(torch.autograd.Function):
@@ -41,83 +44,103 @@ class _MixLayers(torch.autograd.Function):
         return torch.stack([flat @ layer.reshape(-1) for layer in layers]), *(None for _ in layers)
 
 
-def grow_tensor(spec: TensorSpec, maps: GrowthMaps, read: ReadTensor, *, tied: bool) -> Tensor:
+def grow_tensor(job: TensorJob, plan: GrowthPlan, maps: GrowthMaps, read: ReadSource) -> Tensor:
     """One target tensor from the small ones: mix depth, then grow each axis.
 
     W'[l] = sum_j depth[l, j] * expand_out @ W[j] @ reduce_in; gains are copied, or are one where they have
-    been folded into their readers.
+    been folded into their readers. A tensor without a source (a router) is not made here.
 
     Args:
-        read: the small tensors, gains folded (`fold_gains`).
+        read: from `sources`.
     """
+    spec = job.spec
     if spec.axes[0].role is Role.GAIN:
-        return _grow_gain(spec, maps, read, tied=tied)
-    grown = _mix_depth(spec, maps, read)
-    for axis, factor, unit_size in map_axes(spec, maps):
-        grown = on_axis(factor.apply, grown, axis, unit_size)
+        return _grow_gain(job, plan, maps, read)
+    if has_share_from_above(spec, maps):
+        last = plan.small.dims.num_layers - 1
+
+        def above(job: TensorJob, layer: int) -> Tensor:
+            return read(job, min(layer + 1, last))
+
+        own, next_ = _mix_depth(job, maps, read), _mix_depth(job, maps, above)
+        return _grow_axes(own, spec, plan, maps, above=False) + _grow_axes(next_, spec, plan, maps, above=True)
+    grown = _grow_axes(_mix_depth(job, maps, read), spec, plan, maps)
+    assert job.source is not None
+    if spec.multiplier != job.source.multiplier:
+        grown = grown * (job.source.multiplier / spec.multiplier)
+    if spec.axes[0].role is Role.SHIFT:
+        grown = _as_head_needs(grown, spec, plan, maps)
     return grown
 
 
-def _mix_depth(spec: TensorSpec, maps: GrowthMaps, read: ReadTensor) -> Tensor:
-    row = depth_row(spec, maps)
+def _grow_axes(
+    tensor: Tensor, spec: TensorSpec, plan: GrowthPlan, maps: GrowthMaps, above: bool | None = None
+) -> Tensor:
+    spaces = {**plan.target.spaces, **plan.small.spaces}
+    for axis, at in enumerate(spec.axes):
+        tensor = map_axis(tensor, axis, at.layout, axis_factors(spec, axis, maps, above), spaces)
+    return tensor
+
+
+def _mix_depth(job: TensorJob, maps: GrowthMaps, read: ReadSource) -> Tensor:
+    row = depth_row(job.spec, maps)
     if not row:  # an identity block ends in zero
-        return torch.zeros_like(read(source_name(spec, 0)))
+        return torch.zeros_like(read(job, 0))
     if len(row) == 1 and not isinstance(row[0][1], Tensor):
         layer, weight = row[0]
-        return read(source_name(spec, layer)) * weight
-    layers = [read(source_name(spec, layer)) for layer, _ in row]
+        tensor = read(job, layer)
+        return tensor if weight == 1.0 else tensor * weight
+    layers = [read(job, layer) for layer, _ in row]
     weights = torch.stack([torch.as_tensor(weight, dtype=layers[0].dtype) for _, weight in row])
     mixed: Tensor = _MixLayers.apply(weights, *layers)
     return mixed
 
 
-def _grow_gain(spec: TensorSpec, maps: GrowthMaps, read: ReadTensor, *, tied: bool) -> Tensor:
-    space_map = maps.spaces[spec.axes[0].space]
-    if spec.layer is None and tied and space_map.tied_gain is not None:
-        # the head reads with the embedding's own map: the last gain makes up for it
-        return space_map.tied_gain.apply(read(spec.name)[:, None])[:, 0]
-    if space_map.gain is None:
-        like = read(source_name(spec, 0))
-        return torch.ones(space_map.expand.shape[0], dtype=like.dtype, device=like.device)
-    return space_map.gain.apply(_mix_depth(spec, maps, read)[:, None])[:, 0]
+def _grow_gain(job: TensorJob, plan: GrowthPlan, maps: GrowthMaps, read: ReadSource) -> Tensor:
+    """A norm's scale. What the running model adds to the stored one (Gemma: 1) is taken off again at the end."""
+    spec = job.spec
+    residual = maps.spaces[RESIDUAL]
+    before_tied_head = spec.before_head and plan.target.dims.tied
+    if residual.fold_gains and RESIDUAL in spec.spaces(Role.GAIN) and not before_tied_head:
+        like = read(job, 0)
+        size = residual.expand.shape[0]
+        return torch.full((size,), 1.0 - spec.offset, dtype=like.dtype, device=like.device)
+
+    def effective(job: TensorJob, layer: int) -> Tensor:
+        return read(job, layer) + spec.offset
+
+    grown = _grow_axes(_mix_depth(job, maps, effective), spec, plan, maps)
+    return _as_head_needs(grown, spec, plan, maps) - spec.offset
 
 
-def fold_gains(plan: GrowthPlan, maps: GrowthMaps, read: ReadTensor) -> ReadTensor:
-    """The small tensors with each gain folded into its readers, W diag(g), where the map cannot copy it."""
-    folded = {
-        spec.name: spec.gain
-        for spec in plan.family.tensors(plan.shapes.small)
-        if spec.gain is not None and maps.spaces[spec.axes[1].space].gain is None
-    }
+def _as_head_needs(tensor: Tensor, spec: TensorSpec, plan: GrowthPlan, maps: GrowthMaps) -> Tensor:
+    """Gain and shift before a tied head make up for its reading with the embedding's own map and multiplier."""
+    residual = maps.spaces[RESIDUAL]
+    if not (spec.before_head and plan.target.dims.tied) or residual.head_scale is None:
+        return tensor
+    multipliers = [
+        next((s.multiplier for s in family.tensors if s.aliases and s.lookup), 1.0)
+        for family in (plan.target, plan.small)
+    ]
+    scale = torch.as_tensor(residual.head_scale, device=tensor.device).to(tensor.dtype)
+    return tensor * scale * (multipliers[0] / multipliers[1])
 
-    def read_folded(name: str) -> Tensor:
-        return read(name) * read(folded[name]) if name in folded else read(name)
 
-    return read_folded
+def sources(plan: GrowthPlan, maps: GrowthMaps, read: ReadTensor) -> ReadSource:
+    """What jobs take from the small model: its tensors, with each gain folded into its readers, W diag(g),
+    where the maps cannot copy it."""
+    fold = maps.spaces[RESIDUAL].fold_gains
 
+    def read_source(job: TensorJob, layer: int) -> Tensor:
+        tensor, spec = read(job.source_name(layer)), job.spec
+        if not fold or spec.gain is None or RESIDUAL not in spec.spaces(Role.READ):
+            return tensor
+        name = spec.gain if spec.layer is None else in_layer(spec.gain, spec.layer, layer)
+        axis = next(axis for axis, at in enumerate(spec.axes) if at.role is Role.READ)
+        gain = read(name) + plan.small.by_name[name].offset
+        return tensor * gain.reshape([-1 if a == axis else 1 for a in range(tensor.ndim)])
 
-def null_space_noise(
-    spec: TensorSpec,
-    shape: tuple[int, ...],
-    maps: GrowthMaps,
-    *,
-    deviation: float,
-    seed: int,
-    dtype: torch.dtype,
-) -> Tensor | None:
-    """Noise on a reader's input that vanishes on every activation the grown model can have at first.
-
-    Without it copied units get equal gradients and stay equal for ever. The draw depends on the
-    seed and the tensor's name alone, not on the order of the jobs. None where nothing was copied.
-    """
-    for axis, at in enumerate(spec.axes):
-        space_map = maps.spaces[at.space]
-        if at.role is Role.READ and space_map.grows:
-            digest = hashlib.sha256(f"{seed}:{spec.name}".encode()).digest()
-            generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
-            noise = torch.randn(shape, generator=generator, dtype=torch.float64) * deviation
-            return on_axis(space_map.expand.remove_span, noise, axis, space_map.unit_size).to(dtype)
-    return None
+    return read_source
 
 
 def grow_tensors(
@@ -131,15 +154,17 @@ def grow_tensors(
     Raises:
         NumericsError: a grown tensor is not finite; it is named.
     """
-    source = fold_gains(plan, maps, lambda name: read(name).to(dtype))
-    deviation = noise * float(plan.target_config.get("initializer_range", 0.02))
+    source = sources(plan, maps, lambda name: read(name).to(dtype))
+    deviation = float(plan.target_config.get("initializer_range") or 0.02)
     with progress("growing tensors", len(plan.jobs)) as bar:
         for job in plan.jobs:
-            tensor = grow_tensor(job.spec, maps, source, tied=plan.shapes.small.tied)
+            if job.source is None:
+                tensor = draw(job, seed, "fresh", deviation, dtype)
+            else:
+                tensor = grow_tensor(job, plan, maps, source)
+                tensor = filled(job, plan, maps, tensor, deviation=deviation, seed=seed)
             if noise:
-                added = null_space_noise(
-                    job.spec, job.shape, maps, deviation=deviation, seed=seed, dtype=dtype
-                )
+                added = added_noise(job, plan, maps, deviation=noise * deviation, seed=seed, dtype=dtype)
                 tensor = tensor if added is None else tensor + added
             if not tensor.isfinite().all():
                 raise NumericsError(

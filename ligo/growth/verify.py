@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ligo.checkpoint.reader import read_config
 from ligo.core.errors import CheckpointError, NumericsError
+from ligo.families.base import family_of
+from ligo.families.stock import model_class
 
 if TYPE_CHECKING:
     import numpy as np
+    from torch import Tensor
 
 # Largest logit difference that rounding alone explains, at logits of about 3, by the dtype on disk.
 TOLERANCE = {"float64": 1e-12, "float32": 5e-5, "float16": 2e-2, "bfloat16": 2e-1}
@@ -17,7 +23,7 @@ TOLERANCE = {"float64": 1e-12, "float32": 5e-5, "float16": 2e-2, "bfloat16": 2e-
 
 @dataclass(frozen=True)
 class Verification:
-    """What the comparison found. Logit differences are over all probe tokens, both models in `dtype`."""
+    """What the comparison found. Logit differences are over the whole probe, both models in `dtype`."""
 
     max_logit_difference: float
     max_logit: float
@@ -34,15 +40,14 @@ class Verification:
 
 
 def load_stock(folder: Path, dtype: str = "float32") -> Any:
-    """Load a causal LM with plain `from_pretrained`, in evaluation mode.
+    """Load a model with plain `from_pretrained`, in evaluation mode.
 
     Raises:
         CheckpointError: tensors are missing, unexpected or mis-shaped; they are named.
     """
     import torch
-    from transformers import AutoModelForCausalLM
 
-    model, info = AutoModelForCausalLM.from_pretrained(
+    model, info = model_class(family_of(read_config(folder))).from_pretrained(
         folder, dtype=getattr(torch, dtype), output_loading_info=True, local_files_only=True
     )
     problems = {
@@ -57,22 +62,50 @@ def load_stock(folder: Path, dtype: str = "float32") -> Any:
     return model.eval()
 
 
-def use_double_norms(model: Any) -> Any:
-    """Let a float64 model take its RMS norms in float64; stock ones drop to float32 inside."""
+@contextmanager
+def staying_double() -> Iterator[None]:
+    """Inside, float64 tensors are not cast to float32: stock norms, routers and softmaxes do that in passing."""
+    import torch
     from torch.nn import functional as F
 
-    for module in model.modules():
-        if hasattr(module, "variance_epsilon"):
-            module.forward = lambda x, m=module: F.rms_norm(x, m.weight.shape, m.weight, m.variance_epsilon)
-    return model
+    to, to_float, softmax = torch.Tensor.to, torch.Tensor.float, F.softmax
+
+    def keep(tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        to_single = torch.float32 in (*args, kwargs.get("dtype"))
+        return tensor if to_single and tensor.dtype == torch.float64 else to(tensor, *args, **kwargs)
+
+    def keep_float(tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return tensor if tensor.dtype == torch.float64 else to_float(tensor, *args, **kwargs)
+
+    def keep_softmax(tensor: Tensor, *args: Any, dtype: Any = None, **kwargs: Any) -> Tensor:
+        return softmax(tensor, *args, dtype=None if tensor.dtype == torch.float64 else dtype, **kwargs)
+
+    torch.Tensor.to, torch.Tensor.float, F.softmax = keep, keep_float, keep_softmax  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        torch.Tensor.to, torch.Tensor.float, F.softmax = to, to_float, softmax  # type: ignore[method-assign]
+
+
+def logits(model: Any, probe: Tensor) -> Tensor:
+    """Output logits on token ids [batch, length] or on images [batch, channels, height, width]."""
+    import torch
+
+    name = "pixel_values" if probe.is_floating_point() else "input_ids"
+    with torch.no_grad():
+        if next(model.parameters()).dtype == torch.float64:
+            with staying_double():
+                return model(**{name: probe.double() if probe.is_floating_point() else probe}).logits  # type: ignore[no-any-return]
+        return model(**{name: probe}).logits  # type: ignore[no-any-return]
 
 
 def verify_growth(
     small_folder: Path, grown_folder: Path, probe: np.ndarray, *, claimed_exact: bool, stored_dtype: str
 ) -> Verification:
-    """Reload both models and compare their logits on `probe`, token ids [batch, length].
+    """Reload both models and compare their logits on `probe`, token ids [batch, length] or images.
 
-    Models run in float32, or in float64 when the grown one is stored so.
+    Models run in float32, or in float64 when the grown one is stored so. Where the vocabulary grew, the logits
+    of the old tokens are compared.
 
     Raises:
         CheckpointError: the grown folder is not a complete stock checkpoint.
@@ -80,14 +113,9 @@ def verify_growth(
     """
     import torch
 
-    dtype = "float64" if stored_dtype == "float64" else "float32"
-    tokens = torch.from_numpy(probe)
-    small, grown = load_stock(small_folder, dtype), load_stock(grown_folder, dtype)
-    if dtype == "float64":
-        small, grown = use_double_norms(small), use_double_norms(grown)
-    with torch.no_grad():
-        expected = small(input_ids=tokens, use_cache=False).logits
-        found = grown(input_ids=tokens, use_cache=False).logits
+    dtype, inputs = "float64" if stored_dtype == "float64" else "float32", torch.from_numpy(probe)
+    expected = logits(load_stock(small_folder, dtype), inputs)
+    found = logits(load_stock(grown_folder, dtype), inputs)[..., : expected.shape[-1]]
     if not found.isfinite().all():
         raise NumericsError("the grown model's logits are not finite.\n  Try: write.dtype=float32")
     scale = max(float(expected.abs().max()) / 3.0, 1.0)

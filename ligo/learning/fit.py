@@ -88,7 +88,7 @@ def learn_operator(
     base_rates = [group["lr"] for group in optimizer.param_groups]
     length = validation[0].shape[1] - 1
     validation_tokens = sum(batch[:, 1:].size for batch in validation)
-    per_token, build = model_flops(plan.family, plan.shapes.target, length), plan.build_flops(learned())
+    per_token, build = model_flops(plan.target, length), plan.build_flops(learned())
     evaluation_flops = per_token.forward * validation_tokens + build
     flops, tokens_seen = 0.0, 0
 

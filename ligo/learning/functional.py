@@ -41,7 +41,7 @@ class LearnedMaps(nn.Module):
             if not _is_tied(name, space_map) and _is_read(plan, name):
                 self._start(f"reduce.{name}", space_map.reduce.matrix())
                 self.reduce[name] = nn.Parameter(torch.zeros(space_map.reduce.shape))
-        if plan.shapes.small.num_layers != plan.shapes.target.num_layers:
+        if plan.small.dims.num_layers != plan.target.dims.num_layers:
             for spec in (job.spec for job in plan.jobs):
                 key = _key(spec.kind)
                 if spec.layer is not None and spec.axes[0].role is not Role.GAIN and key not in self.depth:
@@ -146,7 +146,7 @@ def grown_parameters(plan: GrowthPlan, maps: GrowthMaps, small: Mapping[str, Ten
     Args:
         small: from `folded_small`.
     """
-    tied = plan.shapes.small.tied
+    tied = plan.small.dims.tied
     grown = {job.spec.name: grow_tensor(job.spec, maps, small.__getitem__, tied=tied) for job in plan.jobs}
     return with_tied_head(plan, grown)
 
@@ -155,7 +155,7 @@ def with_tied_head(plan: GrowthPlan, weights: dict[str, Tensor]) -> dict[str, Te
     """Add the head's name for the embedding table, which is on disk only once."""
     return (
         {**weights, "lm_head.weight": weights["model.embed_tokens.weight"]}
-        if plan.shapes.small.tied
+        if plan.small.dims.tied
         else weights
     )
 

@@ -1,14 +1,37 @@
-"""What every operator answers: its maps, where it comes from, and when it is exact."""
+"""What every operator answers: its maps, where it comes from, and when it is exact.
+
+A width operator decides a map for each space. Most differ from each other only in the residual stream and in
+the units of the FFN, so `WidthOperator` has an answer for every space, and a file says what is its own.
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar
 
 from ligo.core.registry import Registry
-from ligo.families.spec import Dims, Space
-from ligo.operators.maps import LayerMap, SpaceMap
+from ligo.families.base import Family
+from ligo.families.spec import (
+    EXPERTS,
+    HEADS,
+    KEY_DIM,
+    KV_HEADS,
+    QUERY_DIM,
+    RESIDUAL,
+    VALUE_DIM,
+    VOCAB,
+    Space,
+)
+from ligo.operators.copying import (
+    cyclic_index,
+    duplicated,
+    grouped_head_index,
+    head_dim_maps,
+    vocabulary_map,
+)
+from ligo.operators.maps import Fill, LayerMap, SpaceMap, unchanged
 
 
 @dataclass(frozen=True)
@@ -23,61 +46,105 @@ class Reference:
 
 
 @dataclass(frozen=True)
-class Exactness:
-    """Whether the grown model computes the small one's function, and why or why not."""
-
-    exact: bool
-    reason: str
-
-    def __and__(self, other: Exactness) -> Exactness:
-        if self.exact and other.exact:
-            return Exactness(True, "; ".join(r for r in (self.reason, other.reason) if r))
-        return Exactness(False, "; ".join(e.reason for e in (self, other) if not e.exact))
-
-
-def copies_are_not_exact(num_small: int, num_target: int) -> Exactness:
-    """The verdict on depth operators that apply copied layers again."""
-    if num_small == num_target:
-        return Exactness(True, "depth: unchanged")
-    return Exactness(False, "depth: copied layers are applied twice")
-
-
-@dataclass(frozen=True)
 class Shapes:
     """The two models that a growth stands between."""
 
-    small: Dims
-    target: Dims
-    small_spaces: Mapping[str, Space]
-    target_spaces: Mapping[str, Space]
+    small: Family
+    target: Family
 
-    def units(self) -> dict[str, tuple[int, int]]:
-        """(small, target) number of units by space."""
-        return {
-            name: (s.num_units, self.target_spaces[name].num_units) for name, s in self.small_spaces.items()
-        }
+    @property
+    def small_spaces(self) -> Mapping[str, Space]:
+        return self.small.spaces
+
+    @property
+    def target_spaces(self) -> Mapping[str, Space]:
+        return self.target.spaces
+
+    def sizes(self, space: str) -> tuple[int, int]:
+        """(small, target) units of a space that both models have."""
+        return self.small.spaces[space].size, self.target.spaces[space].size
+
+    def shared(self) -> list[str]:
+        """The spaces that both models have; experts are new where a dense model becomes a mixture."""
+        return [name for name in self.target.spaces if name in self.small.spaces]
+
+    def grows(self, space: str) -> bool:
+        small, target = self.sizes(space)
+        return small != target
+
+    @property
+    def heads(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """(small, target) query heads, and key/value heads; without groups, one for each query head."""
+        return self.sizes(HEADS), self.sizes(KV_HEADS if KV_HEADS in self.small.spaces else HEADS)
 
 
-class WidthOperator(Protocol):
+class WidthOperator(ABC):
     """Decides a map for every space."""
 
-    reference: Reference
+    reference: ClassVar[Reference]
+    exact_when: ClassVar[str]
+    """In words; what holds for one pair of shapes follows from the maps (`operators.exactness`)."""
+    mixes_coordinates: ClassVar[bool] = False
+    """True where the residual map is no selection: gains must be folded, and a tied head untied."""
+
+    @abstractmethod
+    def residual(self, shapes: Shapes) -> SpaceMap:
+        """The map of the residual stream."""
+
+    def units(self, num_small: int, num_target: int) -> SpaceMap:
+        """The map of units behind an elementwise function: the FFN."""
+        return duplicated(cyclic_index(num_small, num_target), num_small)
+
+    def head_maps(self, shapes: Shapes) -> dict[str, SpaceMap]:
+        """The maps of heads and of key/value heads, which must fit each other."""
+        heads, kv_heads = shapes.heads
+        maps = {HEADS: duplicated(grouped_head_index(heads, kv_heads), heads[0])}
+        if KV_HEADS in shapes.small.spaces:
+            maps[KV_HEADS] = duplicated(cyclic_index(*kv_heads), kv_heads[0])
+        return maps
+
+    def fill(self, shapes: Shapes) -> Fill | None:
+        """Fresh random weights on top, where the operator has them."""
+        return None
 
     def space_maps(self, shapes: Shapes) -> dict[str, SpaceMap]:
-        """Raises PlanError where these shapes cannot be grown this way."""
-        ...
+        """A map for each space that both models have.
 
-    def exactness(self, shapes: Shapes) -> Exactness: ...
+        Raises:
+            PlanError: these shapes cannot be grown this way.
+        """
+        maps: dict[str, SpaceMap] = {}
+        for name in shapes.shared():
+            small, target = shapes.sizes(name)
+            if name in (HEADS, KV_HEADS):
+                maps |= {} if name in maps else self.head_maps(shapes)
+            elif small == target:
+                maps[name] = unchanged(small)
+            elif name == RESIDUAL:
+                maps[name] = self.residual(shapes)
+            elif name in (QUERY_DIM, KEY_DIM, VALUE_DIM):
+                maps[name] = head_dim_maps(shapes.small.spaces[name], shapes.target.spaces[name])
+            elif name == VOCAB:
+                maps[name] = vocabulary_map(small, target)
+            elif name == EXPERTS:
+                maps[name] = duplicated(cyclic_index(small, target), small)
+            else:
+                maps[name] = self.units(small, target)
+        return maps
 
 
-class DepthOperator(Protocol):
+class DepthOperator(ABC):
     """Decides which small layers make each target layer."""
 
-    reference: Reference
+    reference: ClassVar[Reference]
+    exact_when: ClassVar[str]
 
-    def layer_map(self, num_small: int, num_target: int) -> LayerMap: ...
-
-    def exactness(self, num_small: int, num_target: int) -> Exactness: ...
+    @abstractmethod
+    def layer_map(self, num_small: int, num_target: int) -> LayerMap:
+        """
+        Raises:
+            PlanError: these depths cannot be had this way.
+        """
 
 
 WIDTH_OPERATORS: Registry[type[WidthOperator]] = Registry("width operator", "ligo.operators")

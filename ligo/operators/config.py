@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ligo.core.checks import check_between
 from ligo.core.errors import ConfigError, nearest
-from ligo.operators.base import (
-    DEPTH_OPERATORS,
-    WIDTH_OPERATORS,
-    DepthOperator,
-    Exactness,
-    Shapes,
-    WidthOperator,
-)
+from ligo.operators.base import DEPTH_OPERATORS, WIDTH_OPERATORS, DepthOperator, Shapes, WidthOperator
+from ligo.operators.exactness import check_gains
 from ligo.operators.maps import GrowthMaps
+
+FORMS = ("dense", "new_rows", "low_rank", "vera")
+OPTIMIZER_STATES = ("reset", "keep_old", "grow")
 
 
 @dataclass(kw_only=True)
@@ -28,20 +25,34 @@ class OperatorConfig:
     """Depth operator. null: that of init, else zero_block."""
     noise: float = 1.0
     """Null-space noise, in units of the target's fresh-init deviation; 0 keeps copies equal for ever."""
+    optimizer_state: str = "reset"
+    """The small run's Adam moments: reset, keep_old (zero for new coordinates) or grow (by the same maps)."""
     init: str | None = None
     """Learned operators: the unlearned operator to start from. None: this operator is not learned."""
+    form: str = "dense"
+    """Learned operators: what of a map is learned: dense, new_rows ([I; M]), low_rank (start + U V^T) or vera."""
+    rank: int = 16
+    """Learned operators: rank of low_rank and vera."""
+    per_layer: bool = False
+    """Learned operators: maps of heads and FFN of each target layer's own, instead of shared by all layers."""
     steps: int = 40
     """Learned operators: gradient steps."""
     batch_tokens: int = 2048
     """Learned operators: tokens per step."""
     eta: float = 0.05
     """Learned operators: relative (spectral) step size; a map of r x c entries learns at eta / sqrt(r c)."""
+    lr: float | None = None
+    """Learned operators: one learning rate for all maps instead of eta, as in the original recipe."""
     depth_lr: float = 2e-3
     """Learned operators: learning rate of the depth coefficients."""
     warmup_fraction: float = 0.1
     """Learned operators: part of the steps spent warming up; a cosine to zero follows."""
     evaluate_every: int = 20
     """Learned operators: steps between evaluations; the best maps seen are kept."""
+    candidates: list[str] = field(default_factory=list)
+    """operator=auto: the operators to try; each is trained for `trial_steps` steps, and the best goes on."""
+    trial_steps: int = 20
+    """operator=auto: training steps that each candidate gets."""
 
 
 def check(config: OperatorConfig) -> None:
@@ -51,11 +62,24 @@ def check(config: OperatorConfig) -> None:
         ConfigError: the key, the value and the range are named.
     """
     check_between("operator.noise", config.noise, 0)
+    for key, choices in (("form", FORMS), ("optimizer_state", OPTIMIZER_STATES)):
+        value = getattr(config, key)
+        if value not in choices:
+            raise ConfigError(
+                f"operator.{key}={value} is not one of {', '.join(choices)}.\n"
+                f"  Try: operator.{key}={nearest(value, choices) or choices[0]}"
+            )
     if config.init is not None:
-        for key in ("steps", "batch_tokens", "eta", "evaluate_every"):
+        for key in ("steps", "batch_tokens", "eta", "evaluate_every", "rank"):
             check_between(f"operator.{key}", getattr(config, key), 0, above=True)
+        if config.lr is not None:
+            check_between("operator.lr", config.lr, 0, above=True)
         check_between("operator.depth_lr", config.depth_lr, 0)
         check_between("operator.warmup_fraction", config.warmup_fraction, 0, 1)
+    if config.candidates:
+        check_between("operator.trial_steps", config.trial_steps, 0, above=True)
+        for candidate in config.candidates:
+            _pair(candidate, "operator.candidates")
 
 
 STARTS = {
@@ -64,9 +88,20 @@ STARTS = {
     "interpolate": ("scaled_duplication", "interpolate"),
     "pad": ("pad", "zero_block"),
     "hypercloning": ("hypercloning", "zero_block"),
-    "bert2bert": ("net2net", "stack"),
+    "lemon": ("lemon", "zero_block"),
+    "isometry": ("isometry", "zero_block"),
+    "bert2bert": ("aki", "stack"),
+    "fpi": ("net2net", "stack"),
+    "net2net": ("net2net", "zero_block"),
     "solar": ("scaled_duplication", "solar"),
     "midas": ("scaled_duplication", "middle"),
+    "stackbert": ("scaled_duplication", "stack"),
+    "g_stack": ("scaled_duplication", "stack"),
+    "llama_pro": ("scaled_duplication", "zero_block"),
+    "staged": ("hypercloning", "interpolate"),
+    "random": ("random", "stack"),
+    "shrink_perturb": ("shrink_perturb", "stack"),
+    "ligo_original": ("original_rows", "noisy_stack"),
 }
 """Named pairs of (width, depth) operator."""
 
@@ -84,12 +119,10 @@ class Operator:
         Raises:
             PlanError: the shapes cannot be grown this way.
         """
-        layers = self.depth.layer_map(shapes.small.num_layers, shapes.target.num_layers)
-        return GrowthMaps(self.width.space_maps(shapes), layers)
-
-    def exactness(self, shapes: Shapes) -> Exactness:
-        depth = self.depth.exactness(shapes.small.num_layers, shapes.target.num_layers)
-        return self.width.exactness(shapes) & depth
+        layers = self.depth.layer_map(shapes.small.dims.num_layers, shapes.target.dims.num_layers)
+        maps = GrowthMaps(self.width.space_maps(shapes), layers, self.width.fill(shapes))
+        check_gains(shapes, maps, WIDTH_OPERATORS.name_of(type(self.width)))
+        return maps
 
     def references(self) -> list[str]:
         return [str(self.width.reference), str(self.depth.reference)]
@@ -101,13 +134,16 @@ def build(config: OperatorConfig) -> Operator:
     Raises:
         ConfigError: an unknown start, width or depth operator.
     """
-    start = config.init or "exact"
-    if start not in STARTS:
-        raise ConfigError(
-            f"operator.init={start} is not an operator to start from.\n"
-            f"  Known: {', '.join(STARTS)}.\n  Try: operator.init={nearest(start, STARTS) or 'exact'}"
-        )
-    width, depth = STARTS[start]
+    width, depth = _pair(config.init or "exact", "operator.init")
     return Operator(
         WIDTH_OPERATORS.get(config.width or width)(), DEPTH_OPERATORS.get(config.depth or depth)()
     )
+
+
+def _pair(name: str, option: str) -> tuple[str, str]:
+    if name not in STARTS:
+        raise ConfigError(
+            f"{option}={name} is not an operator to start from.\n"
+            f"  Known: {', '.join(STARTS)}.\n  Try: {option}={nearest(name, STARTS) or 'exact'}"
+        )
+    return STARTS[name]

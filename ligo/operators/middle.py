@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 
-from ligo.operators.base import DEPTH_OPERATORS, Exactness, Reference, copies_are_not_exact
+from ligo.operators.base import DEPTH_OPERATORS, DepthOperator, Reference
 from ligo.operators.maps import LayerMap, one_hot
 
 
 @DEPTH_OPERATORS.register("middle")
-class Middle:
+class Middle(DepthOperator):
     """Repeat the middle block in place, until there are enough layers."""
 
-    reference = Reference("MIDAS (Saunshi et al., NeurIPS 2024)", "2409.19044")
+    reference: ClassVar[Reference] = Reference("MIDAS (Saunshi et al., NeurIPS 2024)", "2409.19044")
+    exact_when: ClassVar[str] = "where the depth does not grow"
 
     def layer_map(self, num_small: int, num_target: int) -> LayerMap:
         sources = list(range(num_small))
@@ -21,6 +24,3 @@ class Middle:
             end = (len(sources) + block) // 2
             sources[end:end] = sources[end - block : end]
         return LayerMap(one_hot(np.asarray(sources), num_small))
-
-    def exactness(self, num_small: int, num_target: int) -> Exactness:
-        return copies_are_not_exact(num_small, num_target)

@@ -1,76 +1,70 @@
 """Zero expansion: the old units as they are, new ones that start as zero.
 
 Residual stream: R = sqrt(D'/D) [I; 0], so that RMSNorm sees the same mean square with eps unchanged
-(unscaled padding needs another eps). New heads and FFN units write nothing and are read with zero.
+(unscaled padding needs another eps). New heads and FFN units are read with zero; what they compute is unseen at
+first, and random, because units that both compute and are read as zero would stay so for ever.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import ClassVar
+
 import numpy as np
 
 from ligo.core.errors import PlanError
-from ligo.families.spec import FFN, HEADS, KV_HEADS, RESIDUAL, VOCAB
-from ligo.operators.base import WIDTH_OPERATORS, Exactness, Reference, Shapes
-from ligo.operators.maps import Select, SpaceMap, identity
-from ligo.operators.scaled_duplication import cyclic_index, grouped_head_index
+from ligo.families.spec import HEADS, KV_HEADS, RESIDUAL, Norm
+from ligo.operators.base import WIDTH_OPERATORS, Reference, Shapes, WidthOperator
+from ligo.operators.copying import cyclic_index, padded
+from ligo.operators.maps import Select, SpaceMap
 
 
 @WIDTH_OPERATORS.register("pad")
-class Pad:
-    """Exact at every ratio, as long as no key/value head loses query heads."""
+class Pad(WidthOperator):
+    """Zeros beside everything."""
 
-    reference = Reference("Composable function-preserving expansions (Gesmundo & Maile 2023)", "2308.06103")
+    reference: ClassVar[Reference] = Reference("Composable function-preserving expansions (Gesmundo & Maile 2023)", "2308.06103")
+    exact_when: ClassVar[str] = "always under RMSNorm; under LayerNorm where the residual stream does not grow"
 
-    def space_maps(self, shapes: Shapes) -> dict[str, SpaceMap]:
-        sizes = shapes.units()
-        head_dim = shapes.small.head_dim
-        kv_heads = padded(np.arange(sizes[KV_HEADS][0]), sizes[KV_HEADS][1])
-        ffn = padded(np.arange(sizes[FFN][0]), sizes[FFN][1])
-        vocab = identity(shapes.small.vocab_size)
-        return {
-            RESIDUAL: _residual_map(*sizes[RESIDUAL]),
-            HEADS: _heads_map(sizes[HEADS], sizes[KV_HEADS], head_dim),
-            KV_HEADS: SpaceMap(kv_heads, kv_heads, head_dim),
-            FFN: SpaceMap(ffn, ffn),
-            VOCAB: SpaceMap(vocab, vocab),
-        }
+    def residual(self, shapes: Shapes) -> SpaceMap:
+        small, target = shapes.sizes(RESIDUAL)
+        return padded_residual(small, target, scale=float(np.sqrt(target / small)))
 
-    def exactness(self, shapes: Shapes) -> Exactness:
-        return Exactness(True, "width: norm statistics kept, new units start at zero")
+    def units(self, num_small: int, num_target: int) -> SpaceMap:
+        return padded_units(np.arange(num_small), num_target)
 
-
-def padded(places: np.ndarray, num_target: int, scale: float = 1.0) -> Select:
-    """Small unit j goes to place places[j] with a factor; all other places are zero."""
-    index, factors = np.zeros(num_target, dtype=np.int64), np.zeros(num_target)
-    index[places], factors[places] = np.arange(len(places)), scale
-    return Select(index, factors, len(places), label="pad")
+    def head_maps(self, shapes: Shapes) -> dict[str, SpaceMap]:
+        heads, kv_heads = shapes.heads
+        group, target_group = heads[0] // kv_heads[0], heads[1] // kv_heads[1]
+        if target_group < group:
+            raise PlanError(
+                f"operator.width=pad keeps the {group} query heads of each key/value head, and the target has places "
+                f"for {target_group}.\n  Try: target.num_attention_heads={group * kv_heads[1]}"
+            )
+        kv_head, within = np.divmod(np.arange(heads[0]), group)
+        maps = {HEADS: padded_units(kv_head * target_group + within, heads[1])}
+        if KV_HEADS in shapes.small.spaces:
+            maps[KV_HEADS] = padded_units(np.arange(kv_heads[0]), kv_heads[1])
+        return maps
 
 
-def _heads_map(heads: tuple[int, int], kv_heads: tuple[int, int], head_dim: int) -> SpaceMap:
-    """Query heads: a new one beside an old key/value head would see its values, so it copies a neighbour and is
-    read with zero; those of new key/value heads see nothing but zeros. Arguments are (small, target) counts.
-
-    Raises:
-        PlanError: the target has too few places for the query heads of a key/value head.
-    """
-    group, target_group = heads[0] // kv_heads[0], heads[1] // kv_heads[1]
-    if target_group < group:
-        raise PlanError(
-            f"operator.width=pad keeps the {group} query heads of each key/value head, and the target has places for "
-            f"{target_group}.\n  Try: target.num_attention_heads={group * kv_heads[1]}"
-        )
-    kv_head, within = np.divmod(np.arange(heads[0]), group)
-    sees_values = (np.arange(heads[1]) < kv_heads[0] * target_group).astype(np.float64)
-    expand = Select(grouped_head_index(heads, kv_heads), sees_values, heads[0], label="pad")
-    return SpaceMap(expand, padded(kv_head * target_group + within, heads[1]), head_dim)
-
-
-def _residual_map(num_small: int, num_target: int) -> SpaceMap:
-    ratio = num_target / num_small
-    places, copied = np.arange(num_small), cyclic_index(num_small, num_target)
+def padded_residual(num_small: int, num_target: int, *, scale: float) -> SpaceMap:
+    """R = scale [I; 0]; of gains, new coordinates get those of old ones, any will do."""
+    places = np.arange(num_small)
     return SpaceMap(
-        expand=padded(places, num_target, np.sqrt(ratio)),
-        reduce=padded(places, num_target, np.sqrt(ratio) / ratio),
-        gain=Select(copied, np.ones(num_target), num_small, label="copy"),  # of new coordinates, any will do
-        tied_gain=Select(copied, np.full(num_target, 1 / ratio), num_small, label="copy"),
+        expand=padded(places, num_target, scale),
+        reduce=padded(places, num_target, 1 / scale),
+        gain=Select(cyclic_index(num_small, num_target), np.ones(num_target), num_small),
+        head_scale=np.full(num_target, scale**-2),
+        keeps=frozenset({Norm.RMS}) if np.isclose(scale**2, num_target / num_small) else frozenset(),
+        faithful=True,
+    )
+
+
+def padded_units(places: np.ndarray, num_target: int) -> SpaceMap:
+    """Old units at their places; the others are written at random and read with zero."""
+    select = padded(places, num_target)
+    gain = replace(select, scale=np.ones(num_target))
+    return SpaceMap(
+        expand=select, reduce=select, gain=gain, faithful=True, fresh=select.scale == 0
     )

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 
-from ligo.operators.base import DEPTH_OPERATORS, Exactness, Reference
+from ligo.operators.base import DEPTH_OPERATORS, DepthOperator, Reference
 from ligo.operators.maps import LayerMap, one_hot
 
 
 @DEPTH_OPERATORS.register("zero_block")
-class ZeroBlock:
+class ZeroBlock(DepthOperator):
     """Spread the small layers evenly and insert identity blocks: copies that end in zero."""
 
-    reference = Reference("LLaMA Pro: progressive LLaMA with block expansion", "2401.02415")
+    reference: ClassVar[Reference] = Reference("LLaMA Pro: progressive LLaMA with block expansion", "2401.02415")
+    exact_when: ClassVar[str] = "always; not in after-norm models (BERT)"
 
     def layer_map(self, num_small: int, num_target: int) -> LayerMap:
         # target layer l belongs to small layer floor(l L / L'); the first of each run is the layer itself
         sources = np.arange(num_target) * num_small // num_target
         inserted = frozenset(layer for layer in range(1, num_target) if sources[layer] == sources[layer - 1])
         return LayerMap(one_hot(sources, num_small), inserted)
-
-    def exactness(self, num_small: int, num_target: int) -> Exactness:
-        inserted = num_target - num_small
-        return Exactness(
-            True, f"depth: {inserted} inserted layers add zero" if inserted else "depth: unchanged"
-        )

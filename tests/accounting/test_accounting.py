@@ -24,7 +24,7 @@ def test_formula_equals_torchs_counter_with_eager_attention(
     family, tokens = family_of(config), torch.zeros(3, length, dtype=torch.long)
     with FlopCounterMode(display=False) as counter:
         model(input_ids=tokens, use_cache=False).logits.sum().backward()
-    per_token = model_flops(family, family.dims(config), length)
+    per_token = model_flops(family, length)
     assert counter.get_total_flops() == per_token.training * tokens.numel()
 
 

@@ -15,18 +15,18 @@ from tests.conftest import tiny_config
 @pytest.mark.parametrize("tied", [True, False])
 def test_table_matches_the_stock_model_both_ways(tied: bool) -> None:
     config = tiny_config(tie_word_embeddings=tied)
-    check_coverage(family_of(config), config)
+    check_coverage(family_of(config))
 
 
 def test_a_table_that_lacks_or_adds_a_tensor_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     config, whole = tiny_config(), Llama.tensors
     monkeypatch.setattr(Llama, "tensors", lambda self, dims: whole(self, dims)[1:])
     with pytest.raises(PlanError, match="model.embed_tokens.weight: table None"):
-        check_coverage(Llama(), config)
+        check_coverage(Llama(config))
     extra = TensorSpec(name="ghost", kind="ghost", axes=(writes("ffn"),))
     monkeypatch.setattr(Llama, "tensors", lambda self, dims: [*whole(self, dims), extra])
     with pytest.raises(PlanError, match="ghost: table .48,., model None"):
-        check_coverage(Llama(), config)
+        check_coverage(Llama(config))
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_parameter_counts_equal_the_published_ones(
         "num_attention_heads": heads, "intermediate_size": ffn,
     }  # fmt: skip
     family = family_of(config)
-    assert parameter_count(family, family.dims(config)) == published
+    assert family.num_parameters == published
 
 
 def test_an_unknown_family_is_refused_with_the_list() -> None:
@@ -64,4 +64,4 @@ def test_configs_that_are_not_described_are_refused(change: dict[str, object], w
         del config["hidden_size"]
         words = "lacks 'hidden_size'"
     with pytest.raises(CheckpointError, match=words):
-        family_of(config).dims(config)
+        family_of(config).dims

@@ -48,7 +48,7 @@ def plan_for(name: str, *, tied: bool, operator: str = "exact") -> GrowthPlan:
         "stack": OperatorConfig(depth="stack"),
         **{width: OperatorConfig(width=width) for width in ("pad", "hypercloning", "net2net")},
     }[operator]
-    return plan_growth(family_of(config), config, GROWTHS[name], build(preset))
+    return plan_growth(config, GROWTHS[name], build(preset))
 
 
 def logits(model: Any, tokens: torch.Tensor) -> torch.Tensor:
@@ -66,7 +66,7 @@ def grown_and_small(plan: GrowthPlan, dtype: str, noise: float = 1.0) -> tuple[A
     )
     missing, unexpected = grown.load_state_dict(weights, strict=False)
     assert not unexpected
-    assert missing == (["lm_head.weight"] if plan.shapes.small.tied else [])
+    assert missing == (["lm_head.weight"] if plan.small.dims.tied else [])
     return grown, small
 
 
@@ -172,10 +172,10 @@ def test_shapes_that_cannot_be_are_refused_with_the_rule(wanted: dict[str, int],
     if wanted.get("num_heads") == 5:
         wanted = {**wanted, "hidden_size": 40}
     if not words:  # a valid, uneven growth: groups of 2 stay groups of 2
-        plan_growth(family_of(config), config, {**wanted, "hidden_size": 36}, build(OperatorConfig()))
+        plan_growth(config, {**wanted, "hidden_size": 36}, build(OperatorConfig()))
         return
     with pytest.raises(PlanError, match="Try") as error:
-        plan_growth(family_of(config), config, wanted, build(OperatorConfig()))
+        plan_growth(config, wanted, build(OperatorConfig()))
     assert words in str(error.value)
 
 
@@ -183,7 +183,7 @@ def test_query_heads_that_would_be_lost_are_named() -> None:
     config = tiny_config(num_attention_heads=8, num_key_value_heads=2, hidden_size=64)
     wanted = dict(num_heads=9, num_kv_heads=3, hidden_size=72)
     with pytest.raises(PlanError) as error:
-        plan_growth(family_of(config), config, wanted, build(OperatorConfig()))
+        plan_growth(config, wanted, build(OperatorConfig()))
     assert "query heads [7] of the small model would be lost" in str(error.value)
     assert "target.num_attention_heads=12" in str(error.value)
 

@@ -31,7 +31,7 @@ WANTED = dict(hidden_size=48, num_layers=3, num_heads=6, num_kv_heads=3, ffn_siz
 
 def plan_with(config: OperatorConfig, *, tied: bool = True, **wanted: int) -> GrowthPlan:
     small = tiny_config(tie_word_embeddings=tied)
-    return plan_growth(family_of(small), small, wanted or WANTED, build(config))
+    return plan_growth(small, wanted or WANTED, build(config))
 
 
 def small_weights(plan: GrowthPlan) -> dict[str, torch.Tensor]:
