@@ -15,7 +15,7 @@ from torch import Tensor
 from ligo.core.errors import NumericsError
 from ligo.core.log import progress
 from ligo.families.spec import RESIDUAL, Role, TensorSpec
-from ligo.growth.noise import added_noise, draw, filled
+from ligo.growth.noise import added_noise, filled, fresh_tensor, init_deviation
 from ligo.growth.plan import GrowthPlan, TensorJob, axis_factors, depth_row, has_share_from_above, in_layer
 from ligo.operators.maps import GrowthMaps, map_axis
 
@@ -143,6 +143,15 @@ def sources(plan: GrowthPlan, maps: GrowthMaps, read: ReadTensor) -> ReadSource:
     return read_source
 
 
+def make_tensor(
+    job: TensorJob, plan: GrowthPlan, maps: GrowthMaps, read: ReadSource, *, seed: int, dtype: torch.dtype
+) -> Tensor:
+    """One target tensor: grown, with the operator's own random weights, or fresh where it has no source."""
+    if job.source is None:
+        return fresh_tensor(job, plan, seed=seed, dtype=dtype)
+    return filled(job, plan, maps, grow_tensor(job, plan, maps, read), seed=seed)
+
+
 def grow_tensors(
     plan: GrowthPlan, maps: GrowthMaps, read: ReadTensor, *, dtype: torch.dtype, noise: float, seed: int
 ) -> Iterator[tuple[str, Tensor]]:
@@ -155,16 +164,12 @@ def grow_tensors(
         NumericsError: a grown tensor is not finite; it is named.
     """
     source = sources(plan, maps, lambda name: read(name).to(dtype))
-    deviation = float(plan.target_config.get("initializer_range") or 0.02)
+    deviation = noise * init_deviation(plan)
     with progress("growing tensors", len(plan.jobs)) as bar:
         for job in plan.jobs:
-            if job.source is None:
-                tensor = draw(job, seed, "fresh", deviation, dtype)
-            else:
-                tensor = grow_tensor(job, plan, maps, source)
-                tensor = filled(job, plan, maps, tensor, deviation=deviation, seed=seed)
+            tensor = make_tensor(job, plan, maps, source, seed=seed, dtype=dtype)
             if noise:
-                added = added_noise(job, plan, maps, deviation=noise * deviation, seed=seed, dtype=dtype)
+                added = added_noise(job, plan, maps, deviation=deviation, seed=seed, dtype=dtype)
                 tensor = tensor if added is None else tensor + added
             if not tensor.isfinite().all():
                 raise NumericsError(

@@ -39,20 +39,28 @@ def added_noise(
     return torch.stack(noise).sum(0) if noise else None
 
 
-def filled(
-    job: TensorJob, plan: GrowthPlan, maps: GrowthMaps, grown: Tensor, *, deviation: float, seed: int
-) -> Tensor:
+def filled(job: TensorJob, plan: GrowthPlan, maps: GrowthMaps, grown: Tensor, *, seed: int) -> Tensor:
     """A matrix with the operator's fresh random weights on it (`Fill`); vectors stay as they are."""
     fill = maps.fill
     if fill is None or len(job.shape) < 2:
         return grown
-    drawn = draw(job, seed, "fill", fill.deviation * deviation, grown.dtype)
+    drawn = draw(job, seed, "fill", fill.deviation * init_deviation(plan), grown.dtype)
     if fill.only_new:
         old = torch.ones_like(grown)
         for axis, new in enumerate(new_places(job.spec, plan, maps)):
             old = old * along(~new, axis, old)
         drawn = drawn * (1 - old)
     return fill.shrink * grown + drawn
+
+
+def fresh_tensor(job: TensorJob, plan: GrowthPlan, *, seed: int, dtype: torch.dtype) -> Tensor:
+    """A tensor that the small model has nothing for, at the target's fresh-init deviation."""
+    return draw(job, seed, "fresh", init_deviation(plan), dtype)
+
+
+def init_deviation(plan: GrowthPlan) -> float:
+    """The deviation of the target's fresh weights."""
+    return float(plan.target.setting(plan.target.deviation_key) or 0.02)
 
 
 def new_places(spec: TensorSpec, plan: GrowthPlan, maps: GrowthMaps) -> list[np.ndarray]:

@@ -111,6 +111,7 @@ class GrowthPlan:
                 "map": [[int(j) for j in np.flatnonzero(row)] for row in self.maps.layers.weights],
                 "identity_blocks": sorted(self.maps.layers.identity_layers),
                 "description": self.maps.layers.describe(),
+                "connection_rate": round(self.maps.layers.connection_rate, 4),
             },
             "exactness": {"exact": self.exactness.exact, "verdict": self.exactness.reason},
             "notes": list(self.notes),

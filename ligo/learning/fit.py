@@ -17,17 +17,10 @@ from ligo.core.errors import NumericsError
 from ligo.core.log import progress
 from ligo.growth.execute import grow_tensors
 from ligo.growth.plan import GrowthPlan
-from ligo.learning.functional import (
-    LearnedMaps,
-    causal_lm_loss,
-    detached,
-    folded_small,
-    grown_parameters,
-    skeleton,
-    with_tied_head,
-)
+from ligo.learning.functional import LearnedMaps, TargetFunction, detached, folded_small, grown_parameters
 from ligo.operators.config import OperatorConfig
 from ligo.operators.maps import GrowthMaps
+from ligo.training.objectives import Objective
 
 
 @dataclass(frozen=True)
@@ -65,44 +58,47 @@ def learn_operator(
     config: OperatorConfig,
     log: Callable[[dict[str, Any]], None],
     *,
+    objective: Objective,
     seed: int,
 ) -> LearnedOperator:
     """Learn a LiGO operator for width and depth together.
 
     Args:
         small: the small model's tensors in float32, frozen.
-        batch_at: step -> token windows [batch, length + 1].
-        validation: fixed batches of token windows; the best maps by their mean loss are kept, the
-            start included, so learning never leaves a model worse than its start.
+        batch_at: step -> a batch of the objective's kind, such as token windows [batch, length + 1].
+        validation: fixed batches; the best maps by their mean loss are kept, the start included, so learning
+            never leaves a model worse than its start.
+        objective: what is minimised.
         seed: of the null-space noise that will be written: the learned maps must hold with it.
 
     Raises:
         NumericsError: the loss is not finite.
     """
     started = time.monotonic()
-    model, learned = skeleton(plan.target_config), LearnedMaps(plan)
+    target, learned = TargetFunction(plan), LearnedMaps(plan, config)
     folded = folded_small(plan, learned(), small)
     optimizer = torch.optim.AdamW(
-        learned.parameter_groups(config.eta, config.depth_lr), betas=(0.9, 0.95), weight_decay=0.0
+        learned.parameter_groups(config), betas=(0.9, 0.95), weight_decay=0.0
     )
     base_rates = [group["lr"] for group in optimizer.param_groups]
-    length = validation[0].shape[1] - 1
-    validation_tokens = sum(batch[:, 1:].size for batch in validation)
+    validation_tokens = sum(objective.num_tokens(batch) for batch in validation)
+    length = objective.num_tokens(validation[0]) // len(validation[0])
     per_token, build = model_flops(plan.target, length), plan.build_flops(learned())
     evaluation_flops = per_token.forward * validation_tokens + build
     flops, tokens_seen = 0.0, 0
 
     def evaluate(weights: Mapping[str, Tensor]) -> float:
         with torch.no_grad():
+            run = target(weights)
             total = sum(
-                float(causal_lm_loss(model, weights, torch.from_numpy(batch))) * batch[:, 1:].size
+                float(objective.loss(run, torch.from_numpy(batch))) * objective.num_tokens(batch)
                 for batch in validation
             )
         return total / validation_tokens
 
     def evaluate_learned() -> float:
         with torch.no_grad():
-            return evaluate(grown_parameters(plan, learned(), folded))
+            return evaluate(grown_parameters(plan, learned(), folded, seed=seed))
 
     def record(step: int, **values: float) -> None:
         log({"arm": "learn", "step": step, "tokens": tokens_seen, "flops": flops,
@@ -122,19 +118,21 @@ def learn_operator(
             factor = warmup_cosine(step, config.steps, config.warmup_fraction)
             for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
                 group["lr"] = rate * factor
-            tokens = torch.from_numpy(batch_at(step))
-            loss = causal_lm_loss(model, grown_parameters(plan, learned(), folded), tokens)
+            batch = batch_at(step)
+            weights = grown_parameters(plan, learned(), folded, seed=seed)
+            loss = objective.loss(target(weights), torch.from_numpy(batch))
             if not loss.isfinite():
                 raise NumericsError(
                     f"the loss is {float(loss.detach())} at operator step {step}: the step size is too large.\n"
-                    f"  Try: operator.eta={config.eta / 3:.3g}"
+                    "  Try: "
+                    + (f"operator.lr={config.lr / 3:.3g}" if config.lr else f"operator.eta={config.eta / 3:.3g}")
                 )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             norm = torch.nn.utils.clip_grad_norm_(learned.parameters(), 1.0)
             optimizer.step()
-            tokens_seen += tokens[:, 1:].numel()
-            flops += per_token.training * tokens[:, 1:].numel() + 3 * build
+            tokens_seen += objective.num_tokens(batch)
+            flops += per_token.training * objective.num_tokens(batch) + 3 * build
             values = {"train/loss": float(loss.detach()), "grad_norm": float(norm)}
             if (step + 1) % config.evaluate_every == 0 or step + 1 == config.steps:
                 values["eval/loss"] = current = evaluate_learned()
@@ -151,7 +149,7 @@ def learn_operator(
                 plan, best_maps, small.__getitem__, dtype=torch.float32, noise=config.noise, seed=seed
             )
         )
-        best_loss = evaluate(with_tied_head(plan, noisy))
+        best_loss = evaluate(noisy)
         flops += evaluation_flops
         best_step = best_step if best_loss <= start_loss else 0
     if best_step == 0:  # nothing learned was better: the start itself, with its copies and its gains

@@ -2,167 +2,226 @@
 
 Every map is `start + delta` with delta zero at first, so learning begins at the start's function and
 loss. The residual map is tied where the start's is: reading uses (D/D') times the expansion. Heads and FFN
-units have their own expansion and reduction. All are shared by all layers; depth coefficients are [L', L] per kind of
-tensor.
+units have their own expansion and reduction. Maps are shared by all layers unless `operator.per_layer` says
+otherwise; depth coefficients are [L', L] per kind of tensor. Where gains cannot be folded into their readers they
+are copied as the start copies them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ligo.families.spec import RESIDUAL, Role
-from ligo.growth.execute import fold_gains, grow_tensor
+from ligo.families.spec import FFN, HEADS, KV_HEADS, RESIDUAL, Role
+from ligo.families.stock import as_running, skeleton
+from ligo.growth.execute import ReadSource, make_tensor, sources
 from ligo.growth.plan import GrowthPlan
-from ligo.operators.maps import Dense, GrowthMaps, LayerMap, SpaceMap
-from ligo.training.objectives import next_token_loss
+from ligo.learning.forms import make_delta
+from ligo.operators.config import OperatorConfig
+from ligo.operators.copying import cyclic_index
+from ligo.operators.exactness import foldable
+from ligo.operators.maps import Dense, Factor, GrowthMaps, LayerMap, SpaceMap, layout_keys
 
 
 class LearnedMaps(nn.Module):
     """The parameters of a LiGO operator (Wang et al., ICLR 2023, arXiv 2303.00980) around any start.
 
-    Parameters are float32: `expand.<space>` and `reduce.<space>` [n', n], `depth.<kind>` [L', L].
+    Parameters are float32, below `expand.<key>`, `reduce.<key>` (deltas of [n', n]) and `depth.<kind>` [L', L].
     """
 
-    def __init__(self, plan: GrowthPlan) -> None:
+    def __init__(self, plan: GrowthPlan, config: OperatorConfig) -> None:
         super().__init__()
         self._plan = plan
-        start = plan.maps
-        self.expand, self.reduce, self.depth = nn.ParameterDict(), nn.ParameterDict(), nn.ParameterDict()
-        for name, space_map in start.spaces.items():
-            if not space_map.grows:
-                continue
-            self._start(f"expand.{name}", space_map.expand.matrix())
-            self.expand[name] = nn.Parameter(torch.zeros(space_map.expand.shape))
-            if not _is_tied(name, space_map) and _is_read(plan, name):
-                self._start(f"reduce.{name}", space_map.reduce.matrix())
-                self.reduce[name] = nn.Parameter(torch.zeros(space_map.reduce.shape))
+        self._fold = foldable(plan.small) and _folding_keeps_the_start(plan.maps)
+        self._starts = self._learnable(config.per_layer)
+        self.expand, self.reduce, self.depth = nn.ModuleDict(), nn.ModuleDict(), nn.ParameterDict()
+        used = {key for job in plan.jobs for at in job.spec.axes if at.role is Role.READ for key in layout_keys(at.layout)}
+        for key, start in self._starts.items():
+            name, new = _module_name(key), start.new_units
+            self._remember(f"expand_{name}", _with_fresh_rows(start))
+            self.expand[name] = make_delta(config.form, config.rank, f"expand.{key}")(start.expand.shape, new)
+            if _tie_ratio(key, start) is None and key.split(".")[0] in used:
+                self._remember(f"reduce_{name}", start.reduce.matrix())
+                self.reduce[name] = make_delta(config.form, config.rank, f"reduce.{key}")(start.reduce.shape, new)
         if plan.small.dims.num_layers != plan.target.dims.num_layers:
-            for spec in (job.spec for job in plan.jobs):
-                key = _key(spec.kind)
-                if spec.layer is not None and spec.axes[0].role is not Role.GAIN and key not in self.depth:
-                    self._start(f"depth.{key}", start.layers.coefficients(spec.kind, spec.ends_block))
-                    self.depth[key] = nn.Parameter(torch.zeros(start.layers.weights.shape))
+            for spec in (job.spec for job in plan.jobs if job.source is not None):
+                kind = _module_name(spec.kind)
+                folded = self._fold and spec.axes[0].role is Role.GAIN and RESIDUAL in spec.spaces(Role.GAIN)
+                if spec.layer is not None and not folded and kind not in self.depth:
+                    self._remember(f"depth_{kind}", plan.maps.layers.coefficients(spec.kind, spec.ends_block))
+                    self.depth[kind] = nn.Parameter(torch.zeros(plan.maps.layers.weights.shape))
 
-    def _start(self, name: str, values: np.ndarray) -> None:
-        self.register_buffer(
-            "start_" + name.replace(".", "_"), torch.from_numpy(values).float(), persistent=False
-        )
+    def _learnable(self, per_layer: bool) -> dict[str, SpaceMap]:
+        """The starts of the maps that are learned, by key; sizes of heads and vocabularies are not mixed."""
+        learned = {}
+        for key, start in self._plan.maps.spaces.items():
+            space = key.split(".")[0]
+            if not start.grows or (space not in (RESIDUAL, HEADS, KV_HEADS, FFN) and not start.tied):
+                continue
+            if per_layer and space != RESIDUAL and "." not in key:
+                layers = range(self._plan.target.dims.num_layers)
+                learned |= {f"{key}.{layer}": start for layer in layers}
+            else:
+                learned[key] = start
+        return learned
 
-    def _learned(self, group: str, name: str) -> Tensor:
+    def _remember(self, name: str, values: np.ndarray) -> None:
+        self.register_buffer(f"start_{name}", torch.from_numpy(values).float(), persistent=False)
+
+    def _learned(self, group: str, key: str) -> Tensor:
+        name = _module_name(key)
         start: Tensor = getattr(self, f"start_{group}_{name}")
-        return start + getattr(self, group)[name]
+        return start + getattr(self, group)[name]()
 
     def forward(self) -> GrowthMaps:
         """The maps as they stand, as tensors with gradients."""
-        spaces: dict[str, SpaceMap] = {}
-        for name, start in self._plan.maps.spaces.items():
-            if name not in self.expand:
-                spaces[name] = start
-                continue
-            expand = self._learned("expand", name)
-            if _is_tied(name, start):
-                rows, columns = expand.shape
-                reduce = expand * (columns / rows)
+        spaces = dict(self._plan.maps.spaces)
+        for key, start in self._starts.items():
+            expand, ratio = self._learned("expand", key), _tie_ratio(key, start)
+            if ratio is not None:
+                reduce = expand * ratio
             else:
-                reduce = self._learned("reduce", name) if name in self.reduce else expand
-            # a map that mixes coordinates cannot copy gains: they are folded into their readers
-            spaces[name] = SpaceMap(
-                Dense(expand, "learned"), Dense(reduce, "learned"), start.unit_size, None, start.tied_gain
+                reduce = self._learned("reduce", key) if _module_name(key) in self.reduce else expand
+            written = Dense(expand, "learned")
+            spaces[key] = replace(
+                start,
+                expand=written,
+                reduce=Dense(reduce, "learned"),
+                gain=written if start.tied else start.gain,
+                fold_gains=self._fold if key == RESIDUAL else False,
+                keeps=frozenset(),
+                faithful=False,
+                fresh=None,
+                split=self._split(key, start, expand),
             )
-        learned = {
-            kind: self._learned("depth", _key(kind)) for kind in self._kinds() if _key(kind) in self.depth
-        }
+        learned = {}
+        for kind in dict.fromkeys(job.spec.kind for job in self._plan.jobs):
+            if _module_name(kind) in self.depth:
+                start_depth: Tensor = getattr(self, f"start_depth_{_module_name(kind)}")
+                learned[kind] = start_depth + self.depth[_module_name(kind)]
         layers = self._plan.maps.layers
-        return GrowthMaps(spaces, LayerMap(layers.weights, layers.identity_layers, learned))
+        learned_layers = LayerMap(layers.weights, layers.identity_layers, learned)
+        return GrowthMaps(spaces, learned_layers, self._plan.maps.fill)
 
-    def _kinds(self) -> list[str]:
-        return list(dict.fromkeys(job.spec.kind for job in self._plan.jobs))
+    def _split(self, key: str, start: SpaceMap, expand: Tensor) -> tuple[Factor, Factor] | None:
+        """What is learned goes to the layer's own share; that of the layer above stays as it was."""
+        if start.split is None:
+            return None
+        above = torch.from_numpy(start.split[1].matrix()).to(expand)
+        return Dense(expand - above, "learned"), start.split[1]
 
-    def parameter_groups(self, eta: float, depth_lr: float) -> list[dict[str, Any]]:
+    def parameter_groups(self, config: OperatorConfig) -> list[dict[str, Any]]:
         """Adam groups with a step size that fits each shape.
 
         A coherent Adam step on an r x c map has spectral norm of about 0.85 lr sqrt(r c), so each map
-        learns at eta / sqrt(r c): the relative spectral step is the same for every width.
+        learns at eta / sqrt(r c): the relative spectral step is the same for every width. With `operator.lr` all
+        maps learn at that rate.
         """
-        groups: list[dict[str, Any]] = [{"params": list(self.depth.values()), "lr": depth_lr}]
-        for parameter in [*self.expand.values(), *self.reduce.values()]:
-            groups.append({"params": [parameter], "lr": eta / parameter.numel() ** 0.5})
+        groups: list[dict[str, Any]] = [{"params": list(self.depth.values()), "lr": config.depth_lr}]
+        for parameter in [*self.expand.parameters(), *self.reduce.parameters()]:
+            groups.append({"params": [parameter], "lr": config.lr or config.eta / parameter.numel() ** 0.5})
         return [group for group in groups if group["params"]]
 
 
-def _is_tied(name: str, start: SpaceMap) -> bool:
-    """Whether the residual stream is read with (D/D') times what it is written with."""
+def _folding_keeps_the_start(maps: GrowthMaps) -> bool:
+    """Not where weights with other gains, or none, are added to a reader: those of the layer above, fresh ones."""
+    added = maps.fill is not None or any(space_map.split is not None for space_map in maps.spaces.values())
+    return not added and not maps.spaces[RESIDUAL].tied
+
+
+def _tie_ratio(key: str, start: SpaceMap) -> float | None:
+    """The number that the writing map is multiplied by for reading, where the two are learned as one."""
+    if start.tied:
+        return 1.0
     rows, columns = start.expand.shape
-    return name == RESIDUAL and np.allclose(start.reduce.matrix(), start.expand.matrix() * columns / rows)
+    if key != RESIDUAL:
+        return None
+    return columns / rows if np.allclose(start.reduce.matrix(), start.expand.matrix() * columns / rows) else None
 
 
-def _key(kind: str) -> str:
-    return kind.replace(".", "_")  # module names hold no dots
+def _with_fresh_rows(start: SpaceMap) -> np.ndarray:
+    """The start's expansion; units that nothing reads yet are written as copies, so that learning can move them."""
+    expand = start.expand.matrix()
+    if start.fresh is not None:
+        copies = cyclic_index(expand.shape[1], len(expand))
+        expand[start.fresh] = np.eye(expand.shape[1])[copies[start.fresh]]
+    return expand
 
 
-def _is_read(plan: GrowthPlan, space: str) -> bool:
-    return any(at.space == space and at.role is Role.READ for job in plan.jobs for at in job.spec.axes)
+def _module_name(key: str) -> str:
+    return key.replace(".", "_").replace("*", "_x_")  # module names hold no dots
 
 
 def detached(maps: GrowthMaps) -> GrowthMaps:
     """The same maps without gradients, for writing."""
 
-    def fixed(factor: Any) -> Any:
+    def fixed(factor: Factor | None) -> Any:
         if isinstance(factor, Dense) and isinstance(factor.values, Tensor):
             return Dense(factor.values.detach().clone(), factor.label)
         return factor
 
     spaces = {
-        name: SpaceMap(fixed(m.expand), fixed(m.reduce), m.unit_size, m.gain, m.tied_gain)
-        for name, m in maps.spaces.items()
+        key: replace(
+            m,
+            expand=fixed(m.expand),
+            reduce=fixed(m.reduce),
+            gain=fixed(m.gain),
+            split=None if m.split is None else (fixed(m.split[0]), m.split[1]),
+        )
+        for key, m in maps.spaces.items()
     }
     learned = {kind: values.detach().clone() for kind, values in maps.layers.learned.items()}
-    return GrowthMaps(spaces, LayerMap(maps.layers.weights, maps.layers.identity_layers, learned))
+    return GrowthMaps(spaces, replace(maps.layers, learned=learned), maps.fill)
 
 
-def skeleton(target_config: Mapping[str, Any]) -> nn.Module:
-    """The target model without weights (they are on the meta device); its rotary tables are real."""
-    from accelerate import init_empty_weights
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    with init_empty_weights(include_buffers=False):
-        return AutoModelForCausalLM.from_config(AutoConfig.for_model(**target_config)).eval()
-
-
-def folded_small(plan: GrowthPlan, maps: GrowthMaps, small: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def folded_small(plan: GrowthPlan, maps: GrowthMaps, small: Mapping[str, Tensor]) -> ReadSource:
     """The frozen small tensors as `grown_parameters` wants them: gains folded once, not at every step."""
-    read = fold_gains(plan, maps, small.__getitem__)
-    return {name: read(name) for name in small}
+    read, kept = sources(plan, maps, small.__getitem__), {}
+
+    def read_once(job: Any, layer: int) -> Tensor:
+        key = (job.source_name(layer), job.spec.gain is None)
+        if key not in kept:
+            kept[key] = read(job, layer)
+        return kept[key]
+
+    return read_once
 
 
-def grown_parameters(plan: GrowthPlan, maps: GrowthMaps, small: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """All target weights as functions of the maps: name -> tensor, with autograd.
+def grown_parameters(
+    plan: GrowthPlan, maps: GrowthMaps, small: ReadSource, *, seed: int = 0
+) -> dict[str, Tensor]:
+    """All target weights as functions of the maps: name on disk -> tensor, with autograd.
 
     Args:
         small: from `folded_small`.
+        seed: of what is random; the one that it will be written with.
     """
-    tied = plan.small.dims.tied
-    grown = {job.spec.name: grow_tensor(job.spec, maps, small.__getitem__, tied=tied) for job in plan.jobs}
-    return with_tied_head(plan, grown)
+    return {
+        job.spec.name: make_tensor(job, plan, maps, small, seed=seed, dtype=torch.float32) for job in plan.jobs
+    }
 
 
-def with_tied_head(plan: GrowthPlan, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Add the head's name for the embedding table, which is on disk only once."""
-    return (
-        {**weights, "lm_head.weight": weights["model.embed_tokens.weight"]}
-        if plan.small.dims.tied
-        else weights
-    )
+class TargetFunction:
+    """The target as a function of its weights: `function(weights)(input_ids=...)` is the model's output."""
 
+    def __init__(self, plan: GrowthPlan) -> None:
+        self._model = skeleton(plan.target)
+        self._aliases = {alias: spec.name for spec in plan.target.tensors for alias in spec.aliases}
 
-def causal_lm_loss(model: nn.Module, weights: Mapping[str, Tensor], tokens: Tensor) -> Tensor:
-    """Mean next-token cross-entropy in nats of token windows [batch, length + 1] under given weights."""
-    output = torch.func.functional_call(
-        model, dict(weights), (tokens[:, :-1],), {"use_cache": False}, tie_weights=False
-    )
-    return next_token_loss(output.logits, tokens)
+    def __call__(self, weights: Mapping[str, Tensor]) -> Callable[..., Any]:
+        """
+        Args:
+            weights: by name on disk, all of them.
+        """
+        running = as_running(self._model, weights)
+        running |= {alias: weights[name] for alias, name in self._aliases.items()}
+
+        def run(**inputs: Any) -> Any:
+            return torch.func.functional_call(self._model, running, (), inputs, tie_weights=False)
+
+        return run

@@ -13,21 +13,23 @@ from ligo.core.errors import CheckpointError, disk_full
 from ligo.growth.plan import GrowthPlan
 from ligo.learning.fit import LearnedOperator
 from ligo.learning.functional import LearnedMaps, detached
+from ligo.operators.config import OperatorConfig
 from ligo.operators.maps import GrowthMaps
 
 
-def plan_hash(plan: GrowthPlan) -> str:
-    """Digest of the shapes and the start: maps learned under one plan fit no other."""
-    return hashlib.sha256(json.dumps(plan.as_json(), sort_keys=True, default=str).encode()).hexdigest()[:16]
+def plan_hash(plan: GrowthPlan, config: OperatorConfig) -> str:
+    """Digest of the shapes, the start and the form: maps learned under one plan fit no other."""
+    described = [plan.as_json(), config.form, config.rank, config.per_layer]
+    return hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def save_operator(path: Path, plan: GrowthPlan, learned: LearnedOperator) -> None:
+def save_operator(path: Path, plan: GrowthPlan, config: OperatorConfig, learned: LearnedOperator) -> None:
     """Write the best maps' parameters, whole or not at all.
 
     Raises:
         ResourceError: the disk is full.
     """
-    metadata = {"plan": plan_hash(plan), "best_step": str(learned.best_step)}
+    metadata = {"plan": plan_hash(plan, config), "best_step": str(learned.best_step)}
     aside = path.with_name(f".{path.name}.tmp")
     try:
         aside.write_bytes(save({k: v.contiguous() for k, v in learned.state.items()}, metadata))
@@ -37,7 +39,7 @@ def save_operator(path: Path, plan: GrowthPlan, learned: LearnedOperator) -> Non
         raise disk_full(error, path) from error
 
 
-def load_maps(path: Path, plan: GrowthPlan) -> GrowthMaps:
+def load_maps(path: Path, plan: GrowthPlan, config: OperatorConfig) -> GrowthMaps:
     """The maps that were learned; the start's own where nothing learned was better.
 
     Raises:
@@ -51,13 +53,13 @@ def load_maps(path: Path, plan: GrowthPlan) -> GrowthMaps:
         raise CheckpointError(
             f"cannot read the operator {path.name}: {error}.\n  Try: stages=[learn,...] again"
         ) from error
-    if metadata.get("plan") != plan_hash(plan):
+    if metadata.get("plan") != plan_hash(plan, config):
         raise CheckpointError(
             f"the operator {path.name} was learned for another growth plan (shapes, start or layer map differ).\n"
             "  Try: the config that it was learned with, or learn it again in another run.dir"
         )
     if metadata["best_step"] == "0":
         return plan.maps
-    learned = LearnedMaps(plan)
+    learned = LearnedMaps(plan, config)
     learned.load_state_dict(state)
     return detached(learned())

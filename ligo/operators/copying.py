@@ -129,15 +129,17 @@ def head_dim_maps(small: Space, target: Space) -> SpaceMap:
     old[places] = True
     plain, score = padded(places, target.size), small.score_scale / target.score_scale
     if small.norm is None:
-        written = plain.scaled(score) if small.name == QUERY_DIM else plain
+        written, read = (plain.scaled(by) if small.name == QUERY_DIM else plain for by in (score, 1 / score))
         # new query coordinates meet zero keys, so they may be anything: else both would stay zero for ever
         fresh = ~old if small.name == QUERY_DIM else None
-        return SpaceMap(expand=written, reduce=plain, faithful=True, fresh=fresh)
+        return SpaceMap(expand=written, reduce=read, faithful=True, fresh=fresh)
     spread = np.sqrt(target.size / small.size)
     undo = 1.0 if small.name == KEY_DIM else score
     copied = Select(plain.index, np.where(old, undo / spread, 1.0), small.size)
     keeps = frozenset({Norm.RMS}) if small.norm is Norm.RMS else frozenset()
-    return SpaceMap(expand=plain.scaled(spread), reduce=plain, gain=copied, keeps=keeps, faithful=True)
+    return SpaceMap(
+        expand=plain.scaled(spread), reduce=plain.scaled(1 / spread), gain=copied, keeps=keeps, faithful=True
+    )
 
 
 def head_dim_places(small: Space, target: Space) -> np.ndarray:

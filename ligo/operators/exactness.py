@@ -64,16 +64,18 @@ def _broken_in_width(shapes: Shapes, maps: GrowthMaps) -> Iterator[str]:
     small, target = shapes.small, shapes.target
     fill = maps.fill
     widens = [name for name in shapes.shared() if shapes.grows(name)]
-    if fill is not None and (widens or not fill.only_new):
+    if fill is not None and (set(widens) - {VOCAB} or not fill.only_new):  # old tokens do not see new ones
         yield "width: fresh random weights are added"
     for name in widens:
         space_map, norm = maps.spaces[name], small.spaces[name].norm
         if space_map.split is not None:
             yield f"width: new units of {name} come from the layer above"
-        elif not space_map.faithful and name != EXPERTS:
-            yield f"width: readers of {name} do not undo its writers"
         if norm is not None and norm not in space_map.keeps:
             yield f"width: {norm.value} sees other statistics of {name} ({space_map.expand.describe()})"
+    lossy = (key for key, space_map in maps.spaces.items() if not space_map.faithful and space_map.split is None)
+    for name in dict.fromkeys(key.partition(".")[0] for key in lossy):  # "ffn.3", of one layer, is the FFN's too
+        if name != EXPERTS:
+            yield f"width: readers of {name} do not undo its writers"
     residual = maps.spaces[RESIDUAL]
     if small.post_norm and residual.normed is not None:
         yield "width: the normed stream is itself added to, and its new coordinates do not stay the mean of the others"

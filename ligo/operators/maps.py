@@ -231,6 +231,9 @@ class SpaceMap:
     """Whether reading undoes writing: reduce^T normed = I."""
     fresh: np.ndarray | None = None
     """[n'] bool: units that every reader reads with zero, so that whatever is written there stays unseen."""
+    tied: bool = False
+    """Whether readers use the transposed writing map as it is, and gains the writing map too, as the original
+    LiGO does; they are then learned as one."""
     split: tuple[Factor, Factor] | None = None
     """For writers inside layers, instead of `expand`: shares of the layer itself and of the one above it."""
 
@@ -396,6 +399,13 @@ class LayerMap:
     def main_source(self, layer: int) -> int:
         """The small layer with the largest share in a target layer."""
         return int(np.argmax(self.weights[layer]))
+
+    @property
+    def connection_rate(self) -> float:
+        """Part of neighbouring target layers that were neighbours in the small model (G_stack, Du et al.,
+        NeurIPS 2024, arXiv 2405.15319, appendix H)."""
+        sources = np.argmax(self.weights, axis=1)
+        return float(np.mean(np.diff(sources) == 1)) if len(sources) > 1 else 1.0
 
     def coefficients(self, kind: str, ends_block: bool) -> Any:
         """[L', L] for one kind of tensor."""

@@ -45,3 +45,29 @@ def test_identity_blocks_are_the_inserted_layers() -> None:
 def test_depths_that_cannot_be_are_refused(operator: str, small: int, target: int, words: str) -> None:
     with pytest.raises(PlanError, match=words):
         DEPTH_OPERATORS.get(operator)().layer_map(small, target)
+
+
+@pytest.mark.parametrize(
+    ("operator", "small", "target", "rate"),
+    [("stack", 3, 6, 0.8), ("interpolate", 3, 6, 0.4), ("stack", 8, 24, 0.913), ("interpolate", 8, 24, 0.304)],
+)
+def test_connection_rates_are_the_published_ones(operator: str, small: int, target: int, rate: float) -> None:
+    """Du et al., NeurIPS 2024, appendix H."""
+    layers = DEPTH_OPERATORS.get(operator)().layer_map(small, target)
+    assert layers.connection_rate == pytest.approx(rate, abs=5e-4)
+
+
+@pytest.mark.parametrize("operator", ["stack", "interpolate"])
+def test_growing_twice_by_whole_factors_is_growing_once(operator: str) -> None:
+    depth = DEPTH_OPERATORS.get(operator)()
+    one, two, both = (depth.layer_map(*pair).weights for pair in ((3, 6), (6, 12), (3, 12)))
+    np.testing.assert_array_equal(two @ one, both)
+
+
+def test_the_original_start_is_stacking_with_a_little_of_every_layer() -> None:
+    noisy = DEPTH_OPERATORS.get("noisy_stack")().layer_map(6, 12).weights
+    np.testing.assert_allclose(noisy.sum(axis=1), 1)
+    assert noisy.argmax(axis=1).tolist() == [*range(6), *range(6)]
+    assert 0.85 < noisy.max(axis=1).mean() < 0.97
+    again = DEPTH_OPERATORS.get("noisy_stack")().layer_map(6, 12).weights
+    np.testing.assert_array_equal(noisy, again)
