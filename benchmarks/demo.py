@@ -20,7 +20,6 @@ from ligo.checkpoint.locate import packaged
 from ligo.checkpoint.reader import Checkpoint
 from ligo.checkpoint.writer import write_weights
 from ligo.core.files import read_json, write_json
-from ligo.families.base import family_of
 from ligo.growth.execute import grow_tensors
 from ligo.growth.plan import plan_growth
 from ligo.growth.verify import verify_growth
@@ -41,9 +40,7 @@ def exactness(small_folder: Path, wanted: dict[str, int], dtype: str) -> float:
     tensors = grow_tensors(plan, plan.maps, small.read, dtype=getattr(torch, dtype), noise=1.0, seed=0)
     write_weights(folder, tensors)
     write_json(folder / "config.json", {**plan.target_config, "dtype": dtype})
-    probe = torch.randint(
-        0, plan.small.dims.vocab_size, (4, 128), generator=torch.Generator().manual_seed(0)
-    )
+    probe = torch.randint(0, plan.small.dims.vocab_size, (4, 128), generator=torch.Generator().manual_seed(0))
     found = verify_growth(small_folder, folder, probe.numpy(), claimed_exact=False, stored_dtype=dtype)
     return found.max_logit_difference / max(found.max_logit / 3, 1.0)  # at logits of about 3
 

@@ -49,14 +49,19 @@ class SmallConfig:
     """Folder or .gguf file inside an installed package: package:NAME/PATH."""
     install_hint: str | None = None
     """What to type to install that package."""
+    optimizer_state: str | None = None
+    """Its Adam moments: our optimizer.safetensors, a torch optimizer.pt, or a DeepSpeed universal checkpoint folder.
+    null: the optimizer.safetensors in its folder. Only for operator.optimizer_state=grow or keep_old."""
     model: dict[str, Any] = field(default_factory=dict)
     """What its config.json says, so that a plan needs no weights."""
     train_tokens: float | None = None
     """Tokens it was trained on, if known: lets the ledger charge it. Not used with small.path."""
     train_sequence_length: int = 2048
     """Length of the windows it was trained on."""
+    family: str = "llama"
+    """small=scratch: llama, gpt2, gpt_neox, bert or vit."""
     shape: dict[str, int] = field(default_factory=dict)
-    """small=scratch: sizes of the small model to train, by config.json key."""
+    """small=scratch: sizes of the small model to train; the same names for all families."""
     train: SmallTrainConfig = field(default_factory=SmallTrainConfig)
     """small=scratch: how it is trained."""
 
@@ -72,11 +77,19 @@ class TargetConfig:
     num_hidden_layers: int | None = None
     """Layers."""
     num_attention_heads: int | None = None
-    """Query heads; their size stays as in the small model."""
+    """Query heads."""
     num_key_value_heads: int | None = None
     """Key/value heads."""
+    head_dim: int | None = None
+    """Coordinates of one head."""
     intermediate_size: int | None = None
-    """Units of the feed-forward block."""
+    """Units of the feed-forward block, or of each expert."""
+    vocab_size: int | None = None
+    """Tokens; new ones start at the mean of the old ones."""
+    num_experts: int | None = None
+    """Feed-forward blocks to choose from in each layer; of a dense small model, all start as copies of its block."""
+    experts_per_token: int | None = None
+    """Experts that each token takes. null: as in the small model; 2 where that is dense."""
     grown_lr: float = 3e-4
     """Peak rate known to work after growth; train.lr unless that is set."""
     scratch_lr: float = 3e-4
@@ -155,7 +168,15 @@ _SCHEMAS: dict[str, type] = {
 }
 GROUPS = (*_SCHEMAS, "deepspeed", "experiment")
 # Keys below these are not ours to name: config.json keys, DeepSpeed's keys.
-_PATHS = (".path", ".validation_path", ".dir", ".cache_dir", ".name", ".package_file")
+_PATHS = (
+    ".path",
+    ".validation_path",
+    ".dir",
+    ".cache_dir",
+    ".name",
+    ".package_file",
+    "small.optimizer_state",
+)
 _FREE = ("deepspeed.", "small.model.", "small.shape.")
 
 
@@ -253,6 +274,11 @@ def check(config: GrowConfig) -> None:
         check_training(arm, section)
     check_operator(config.operator)
     check_tracking(config.tracking)
+    if config.small.optimizer_state is not None and config.operator.optimizer_state == "reset":
+        raise ConfigError(
+            "small.optimizer_state names Adam moments, and operator.optimizer_state=reset leaves them out.\n"
+            "  Try: operator.optimizer_state=grow, or leave small.optimizer_state out"
+        )
     check_between("data.sequence_length", config.data.sequence_length, 1)
     check_between("data.validation_tokens", config.data.validation_tokens, config.data.sequence_length)
     check_between("write.shard_bytes", config.write.shard_bytes, 1)
@@ -267,7 +293,7 @@ def check_stage_order(config: GrowConfig, done: Collection[str]) -> None:
         ConfigError: the stage and what it lacks.
     """
     needs = {"verify": "write", "train": "write"}
-    if config.operator.init is not None:
+    if config.operator.init is not None or config.operator.candidates:
         needs["write"] = "learn"
     made = set(done)
     for stage in config.stages:
@@ -319,7 +345,11 @@ def wanted_dims(target: TargetConfig) -> dict[str, int | None]:
         "num_layers": target.num_hidden_layers,
         "num_heads": target.num_attention_heads,
         "num_kv_heads": target.num_key_value_heads,
+        "head_dim": target.head_dim,
         "ffn_size": target.intermediate_size,
+        "vocab_size": target.vocab_size,
+        "num_experts": target.num_experts,
+        "experts_per_token": target.experts_per_token,
     }
 
 

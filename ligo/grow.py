@@ -46,7 +46,6 @@ def grow(config: GrowConfig, config_yaml: str) -> None:
     from ligo.core import distributed
     from ligo.core.libraries import quiet_libraries
     from ligo.core.run import Run, config_hash
-    from ligo.data.sources import documents
 
     quiet_libraries()
     run_config = yaml.safe_load(config_yaml)
@@ -54,9 +53,9 @@ def grow(config: GrowConfig, config_yaml: str) -> None:
     run = Run(run_folder(config, digest))
     check_stage_order(config, run.stage_results())
     if config.small.shape:
-        from ligo.small import train_small
+        from ligo.small import check_data, train_small
 
-        next(documents(config.data.path, config.data))  # a text that cannot be read is refused before writing
+        check_data(config)
         with opened(run, config, run_config, config_yaml) as tracker:
             grow_checkpoint(train_small(config, run, digest, tracker), config, run, digest, tracker)
     else:
@@ -92,23 +91,27 @@ def check_inputs(folder: Path, config: GrowConfig, run: Run, announced: object) 
     Args:
         announced: the shapes whose plan has been printed, or None.
     """
+    from ligo.checkpoint.optimizer import open_optimizer_state
     from ligo.checkpoint.reader import Checkpoint
     from ligo.checkpoint.writer import check_free_disk
     from ligo.core import distributed
-    from ligo.data.tokenize import prepare
-    from ligo.families.base import family_of
-    from ligo.families.coverage import expected_shapes
+    from ligo.families.stock import expected_shapes
+    from ligo.training.objectives import make_objective
 
     checkpoint = Checkpoint.open(folder)
     plan = make_plan(config, checkpoint.config)
     if plan.shapes != announced:
         say(plan_text(config, plan))
-    checkpoint.expect(expected_shapes(family_of(checkpoint.config)))
+    checkpoint.expect(expected_shapes(plan.small))
+    moment_bytes = 0
+    if config.operator.optimizer_state != "reset":
+        open_optimizer_state(folder, config.small.optimizer_state, plan.small)
+        moment_bytes = 8 * plan.target.num_parameters  # two float32 numbers for each
     with distributed.others_wait() as alone:
         if alone:  # the others find the tokens in the cache
-            prepare(config.data, checkpoint.tokenizer(), vocab_size=plan.small.dims.vocab_size)
+            make_objective(plan.small, checkpoint.tokenizer).prepare(config.data)
     if not run.grown.exists():
-        check_free_disk(run.folder, plan_json(config, plan)["bytes"]["disk"])
+        check_free_disk(run.folder, plan_json(config, plan)["bytes"]["disk"] + moment_bytes)
 
 
 def grow_checkpoint(folder: Path, config: GrowConfig, run: Run, digest: str, tracker: Tracker) -> None:
@@ -116,14 +119,14 @@ def grow_checkpoint(folder: Path, config: GrowConfig, run: Run, digest: str, tra
     from ligo.checkpoint.reader import Checkpoint
     from ligo.core import distributed
     from ligo.core.files import write_json
-    from ligo.data.tokenize import prepare
-    from ligo.families.coverage import check_coverage
+    from ligo.families.stock import check_coverage
     from ligo.stages import GrowthRun
+    from ligo.training.objectives import make_objective
 
     checkpoint = Checkpoint.open(folder)
     plan = make_plan(config, checkpoint.config)
     check_coverage(plan.target)
-    corpus = prepare(config.data, checkpoint.tokenizer(), vocab_size=plan.small.dims.vocab_size)
+    corpus = make_objective(plan.small, checkpoint.tokenizer).prepare(config.data)
     if distributed.is_main():
         run.check_same_inputs({"small": checkpoint.fingerprint(), "text": corpus.fingerprint})
         write_json(run.plan, plan_json(config, plan))

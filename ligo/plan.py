@@ -14,10 +14,10 @@ from ligo.accounting.memory import MemoryEstimate, estimate
 from ligo.command import main
 from ligo.config import TRAINING_STAGES, GrowConfig, SmallConfig, wanted_dims
 from ligo.core import units
-from ligo.core.checks import check_between
 from ligo.core.distributed import world_size
-from ligo.core.errors import CheckpointError, ConfigError, nearest
-from ligo.growth.plan import GrowthPlan, plan_growth
+from ligo.core.errors import CheckpointError, ConfigError
+from ligo.families.fresh import fresh_config
+from ligo.growth.plan import GrowthPlan, check_moments, plan_growth
 from ligo.operators.config import build
 
 DESCRIPTION = "Print how a small transformer would be grown: spaces, layers, exactness, parameters, cost."
@@ -47,64 +47,19 @@ def known_config(small: SmallConfig) -> dict[str, Any] | None:
     elif small.model:
         return dict(small.model)
     elif small.shape:
-        return scratch_model_config(small)
+        return fresh_config(small.family, small.shape)
     else:
         folder = packaged(small.package_file) if small.package_file else None
     return read_config(folder) if folder is not None and (folder / "config.json").is_file() else None
 
 
-_BYTES_AND_END = 257  # ids that every byte-level tokenizer has
-
-
-def scratch_model_config(small: SmallConfig) -> dict[str, Any]:
-    """config.json of a small model that is to be trained first: LLaMA of the sizes in small.shape.
-
-    Raises:
-        ConfigError: a size is missing, unknown or cannot be.
-    """
-    needed = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
-    optional = ("num_key_value_heads", "vocab_size", "max_position_embeddings")
-    missing = [key for key in needed if key not in small.shape]
-    if missing:
-        raise ConfigError(
-            f"small.shape lacks {', '.join(missing)}.\n"
-            f"  Try: small.shape='{{{', '.join(f'{key}: ...' for key in needed)}}}'"
-        )
-    for key, value in small.shape.items():
-        if key not in needed + optional:
-            close = nearest(key, needed + optional) or needed[0]
-            raise ConfigError(f"small.shape has no size '{key}'.\n  Try: small.shape.{close}={value}")
-        check_between(f"small.shape.{key}", value, _BYTES_AND_END if key == "vocab_size" else 1)
-    hidden, heads = small.shape["hidden_size"], small.shape["num_attention_heads"]
-    kv_heads = small.shape.get("num_key_value_heads", heads)
-    if hidden % (2 * heads) or heads % kv_heads:
-        raise ConfigError(
-            f"small.shape: hidden_size {hidden} must be an even multiple of {heads} heads (rotary positions turn "
-            f"pairs), and the heads a multiple of {kv_heads} key/value heads.\n"
-            f"  Try: small.shape.hidden_size={max(1, round(hidden / (2 * heads))) * 2 * heads} "
-            f"small.shape.num_key_value_heads={heads}"
-        )
-    return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "vocab_size": 2048,
-        "num_key_value_heads": kv_heads,
-        "head_dim": hidden // heads,
-        "hidden_act": "silu",
-        "max_position_embeddings": 2048,
-        "rms_norm_eps": 1e-5,
-        "initializer_range": 0.02,
-        "tie_word_embeddings": True,
-        "bos_token_id": None,
-        "eos_token_id": 0,
-        "pad_token_id": None,
-        "dtype": "float32",
-        **small.shape,
-    }
-
-
-def make_plan(config: GrowConfig, small_config: Mapping[str, Any]) -> GrowthPlan:
+def make_plan(
+    config: GrowConfig, small_config: Mapping[str, Any], *, chosen: str | None = None
+) -> GrowthPlan:
     """The growth plan of a config.
+
+    Args:
+        chosen: operator=auto: the candidate whose plan it is; None: the first.
 
     Raises:
         PlanError: the shapes cannot be grown.
@@ -115,7 +70,9 @@ def make_plan(config: GrowConfig, small_config: Mapping[str, Any]) -> GrowthPlan
             f"data.sequence_length={config.data.sequence_length} is longer than the {positions} positions that "
             f"the model knows (max_position_embeddings).\n  Try: data.sequence_length={positions}"
         )
-    return plan_growth(small_config, wanted_dims(config.target), build(config.operator))
+    plan = plan_growth(small_config, wanted_dims(config.target), build(config.operator, chosen))
+    check_moments(plan, config.operator.optimizer_state)
+    return plan
 
 
 def grown_dtype(config: GrowConfig, plan: GrowthPlan) -> str:
@@ -150,7 +107,6 @@ def plan_json(config: GrowConfig, plan: GrowthPlan) -> dict[str, Any]:
     cost = costs(config, plan)
     data = plan.as_json()
     data["operator"] = asdict(config.operator)
-    data["references"] = build(config.operator).references()
     data["names"] = {"small": config.small.name, "target": config.target.name}
     data["flops_per_token"] = {
         "sequence_length": config.data.sequence_length,
@@ -171,16 +127,17 @@ def plan_json(config: GrowConfig, plan: GrowthPlan) -> dict[str, Any]:
 def plan_text(config: GrowConfig, plan: GrowthPlan) -> str:
     """Plan and costs for a person to read."""
     data, cost = plan_json(config, plan), costs(config, plan)
-    operator = config.operator.name + (
-        f", learned from {config.operator.init}" if config.operator.init else ""
-    )
+    operator = config.operator.name
+    if config.operator.init:
+        operator += f", learned from {config.operator.init}"
+    if config.operator.candidates:
+        operator += f", one of {', '.join(config.operator.candidates)} (shown: the first, or the chosen one)"
     at_start = "at the start of learning: " if config.operator.init else ""
-    rows = [f"  {'space':<10}{'small':>9}{'target':>9}{'ratio':>8}  {'map':<14}exact"]
+    rows = [f"  {'space':<10}{'small':>9}{'target':>9}{'ratio':>8}  {'map':<20}exact"]
     for row in data["spaces"]:
-        unit = f" x {row['unit_size']}" if row["unit_size"] > 1 else ""
         rows.append(
             f"  {row['space']:<10}{row['small']:>9}{row['target']:>9}{row['ratio']:>8.3f}  "
-            f"{row['map'] + unit:<14}{'yes' if row['exact'] else 'no'}"
+            f"{row['map']:<20}{'yes' if row['exact'] else 'no'}"
         )
     learning = (
         f"\n  learning    {units.si(data['budget']['operator_tokens'], 'token')}s in {config.operator.steps} steps"
@@ -196,6 +153,7 @@ def plan_text(config: GrowConfig, plan: GrowthPlan) -> str:
             f"{plan.maps.layers.describe()}"
             + ("  (* identity block)" if plan.maps.layers.identity_layers else ""),
             f"  {at_start}{'exact' if plan.exactness.exact else 'not exact'}: {plan.exactness.reason}",
+            *(f"  note        {note}" for note in plan.notes),
             f"  parameters  {plan.small.num_parameters:,} -> {plan.target.num_parameters:,}",
             f"  FLOPs       {units.flops(cost.small.training)} -> {units.flops(cost.target.training)} per training "
             f"token at length {config.data.sequence_length}; training on {units.si(config.train.max_tokens, 'token')}s: "

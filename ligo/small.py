@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ligo.accounting.flops import model_flops
+from ligo.checkpoint.optimizer import OPTIMIZER_FILE
 from ligo.checkpoint.writer import write_weights
 from ligo.config import GrowConfig, small_training
 from ligo.core import distributed
@@ -17,18 +18,33 @@ from ligo.core.units import flops as in_flops
 from ligo.data.bpe import train_tokenizer
 from ligo.data.loader import Batches, validation_batches
 from ligo.data.sources import documents
-from ligo.data.tokenize import prepare
-from ligo.families.base import family_of
-from ligo.plan import scratch_model_config
+from ligo.families.base import Family, family_of
+from ligo.families.fresh import fresh_config
 from ligo.tracking.base import Tracker
 from ligo.training.config import TrainConfig, batch_shape
 from ligo.training.loop import Progress
 
 
-def train_small(config: GrowConfig, run: Run, digest: str, tracker: Tracker) -> Path:
-    """Train tokenizer and small model on the run's text; the folder `small/` of the run, made once.
+def check_data(config: GrowConfig) -> None:
+    """Refuse text or images that cannot be read, before anything is written.
 
-    The folder's `ligo.json` holds tokens, FLOPs and loss of the training, which the ledger charges.
+    Raises:
+        LigoError: as the data room does.
+    """
+    from ligo.training.objectives import make_objective
+
+    family = family_of(fresh_config(config.small.family, config.small.shape))
+    if family.objective == "image_classes":
+        make_objective(family).prepare(config.data)
+    else:
+        next(documents(config.data.path, config.data))
+
+
+def train_small(config: GrowConfig, run: Run, digest: str, tracker: Tracker) -> Path:
+    """Train the small model on the run's text, with a tokenizer of its own, or on the run's images.
+
+    It lies in the folder `small/` of the run, made once. The folder's `ligo.json` holds tokens, FLOPs and loss of
+    the training, which the ledger charges.
 
     Raises:
         LigoError: as the data, training and checkpoint rooms do.
@@ -39,18 +55,22 @@ def train_small(config: GrowConfig, run: Run, digest: str, tracker: Tracker) -> 
     from ligo.training.engine import make_engine
     from ligo.training.loop import train
     from ligo.training.models import fresh_model
+    from ligo.training.moments import write_moments
+    from ligo.training.objectives import make_objective
 
-    model_config, training = scratch_model_config(config.small), small_training(config)
-    length = config.data.sequence_length
+    model_config, training = fresh_config(config.small.family, config.small.shape), small_training(config)
+    family, length = family_of(model_config), config.data.sequence_length
     shape = batch_shape(training, length, distributed.world_size())
-    tokenizer = _tokenizer(config, run.folder / "tokenizer", model_config["vocab_size"])
+    reads_text = family.objective != "image_classes"
+    tokenizer = _tokenizer(config, run.folder / "tokenizer", family) if reads_text else None
+    objective = make_objective(family, lambda: tokenizer)
     with distributed.others_wait() as alone:
         if alone:
-            prepare(config.data, tokenizer, vocab_size=model_config["vocab_size"])
-    corpus = prepare(config.data, tokenizer, vocab_size=model_config["vocab_size"])
+            objective.prepare(config.data)
+    corpus = objective.prepare(config.data)
 
-    family = family_of(model_config)
-    engine = make_engine(fresh_model(model_config, config.seed), training, shape, config.deepspeed)
+    model = fresh_model(model_config, config.seed)
+    engine = make_engine(model, objective, training, shape, config.deepspeed)
     done = train(
         engine,
         arm="small",
@@ -62,28 +82,32 @@ def train_small(config: GrowConfig, run: Run, digest: str, tracker: Tracker) -> 
         checkpoints=run.checkpoints("small"),
         config_hash=digest,
     )
-    weights = engine.weights()
+    weights, (step, moments) = engine.weights(), engine.moments()
     engine.close()
     with distributed.others_wait() as alone:
         if alone:
             with folder_aside(folder) as aside:
                 write_weights(aside, weights.items())
-                tokenizer.save_pretrained(aside)
+                write_moments(aside / OPTIMIZER_FILE, family, step, moments)
+                if tokenizer is not None:
+                    tokenizer.save_pretrained(aside)
                 write_json(aside / "config.json", model_config)
                 write_json(aside / "ligo.json", _record(config, training, done))
-                write_text(aside / "README.md", _card(config, training, done))
+                write_text(aside / "README.md", _card(config, family, training, done))
             say(f"trained the small model: validation loss {done.loss:.4f} after {in_flops(done.flops)}")
     return folder
 
 
-def _tokenizer(config: GrowConfig, folder: Path, vocab_size: int) -> Any:
+def _tokenizer(config: GrowConfig, folder: Path, family: Family) -> Any:
     """The run's own tokenizer, trained by rank 0 on the run's text."""
     from transformers import AutoTokenizer
 
     with distributed.others_wait() as alone:
         if alone and not folder.exists():
             with folder_aside(folder) as aside:
-                train_tokenizer(documents(config.data.path, config.data), vocab_size).save_pretrained(aside)
+                texts = documents(config.data.path, config.data)
+                masks = family.objective == "masked_lm"
+                train_tokenizer(texts, family.dims.vocab_size, mask=masks).save_pretrained(aside)
     return AutoTokenizer.from_pretrained(folder)
 
 
@@ -98,15 +122,31 @@ def _record(config: GrowConfig, training: TrainConfig, done: Progress) -> dict[s
     }
 
 
-def _card(config: GrowConfig, training: TrainConfig, done: Progress) -> str:
+_PIPELINES = {
+    "causal_lm": "text-generation",
+    "masked_lm": "fill-mask",
+    "image_classes": "image-classification",
+}
+
+
+def _card(config: GrowConfig, family: Family, training: TrainConfig, done: Progress) -> str:
+    """The model's README.md."""
+    length = config.data.sequence_length
+    if family.objective == "image_classes":
+        data = f"| images | `{config.data.name}`, pixels scaled to [-1, 1] |\n"
+        unit, held_out, windows = "image", "on images held out", f"images of {length} tokens"
+    else:
+        data = f"| text | `{config.data.name}`, tokenizer trained on the same text |\n"
+        unit, held_out, windows = "token", "on text held out by document", f"windows of {length}"
+    if family.objective == "masked_lm":
+        unit = "hidden token"
     return (
-        "---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags: [ligo]\n---\n\n"
-        "# A small LLaMA trained by ligo\n\n"
-        "| | |\n|---|---|\n"
-        f"| text | `{config.data.name}`, tokenizer trained on the same text |\n"
-        f"| training | {done.tokens:,} tokens, windows of {config.data.sequence_length}, "
+        f"---\nlibrary_name: transformers\npipeline_tag: {_PIPELINES[family.objective]}\ntags: [ligo]\n---\n\n"
+        f"# A small {family.name} trained by ligo\n\n"
+        f"| | |\n|---|---|\n{data}"
+        f"| training | {done.tokens:,} tokens, {windows}, "
         f"{training.batch_tokens:,} tokens per step, peak rate {training.lr:g}, {training.schedule} |\n"
         f"| cost | {done.flops:.4g} FLOPs (3x forward, lookups free, full attention counted) |\n"
-        f"| validation loss | {done.loss:.4f} nats per token, on text held out by document |\n\n"
+        f"| validation loss | {done.loss:.4f} nats per {unit}, {held_out} |\n\n"
         "The same as data: `ligo.json`.\n"
     )

@@ -17,20 +17,28 @@ from typing import TYPE_CHECKING, Any
 from ligo.accounting.flops import model_flops
 from ligo.checkpoint.assets import ModelCard, write_assets
 from ligo.checkpoint.locate import packaged
+from ligo.checkpoint.optimizer import (
+    OptimizerState,
+    open_optimizer_state,
+    read_optimizer_file,
+    write_optimizer_file,
+)
 from ligo.checkpoint.reader import Checkpoint
 from ligo.checkpoint.writer import write_weights
 from ligo.config import GrowConfig, scratch_training
 from ligo.core import distributed
-from ligo.core.files import folder_aside
+from ligo.core.files import folder_aside, write_json
 from ligo.core.log import say
 from ligo.core.run import Run
 from ligo.core.units import flops as in_flops
-from ligo.data.loader import Batches, validation_batches
+from ligo.data.images import Images
+from ligo.data.loader import Batches, rank_slice, validation_batches
 from ligo.data.tokenize import Corpus
+from ligo.families.base import Family
+from ligo.families.stock import expected_shapes
 from ligo.growth.plan import GrowthPlan
-from ligo.operators.config import build
 from ligo.operators.maps import GrowthMaps
-from ligo.plan import grown_dtype
+from ligo.plan import grown_dtype, make_plan, plan_json
 from ligo.reports.html import savings_table_text, write_report
 from ligo.summary import operator_flops, summarise
 from ligo.tracking.base import Tracker
@@ -38,6 +46,8 @@ from ligo.training.config import TrainConfig, batch_shape
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from ligo.training.objectives import Objective
 
 _VALIDATION_WINDOWS = 32  # per forward pass
 
@@ -47,7 +57,7 @@ class GrowthRun:
 
     def __init__(
         self, config: GrowConfig, run: Run, config_hash: str, small: Checkpoint, plan: GrowthPlan,
-        corpus: Corpus, tracker: Tracker,
+        corpus: Corpus | Images, tracker: Tracker,
     ) -> None:  # fmt: skip
         self.config, self.run, self.small, self.plan, self.corpus = config, run, small, plan, corpus
         self._config_hash, self._tracker = config_hash, tracker
@@ -65,6 +75,7 @@ class GrowthRun:
         }
         done = self.run.stage_results()
         distributed.barrier()  # all ranks have looked before rank 0 finishes another stage
+        self._adopt_choice()
         for name in self.config.stages:
             if name == "report" or name not in done:
                 stages[name]()
@@ -81,35 +92,72 @@ class GrowthRun:
     # --- growth -------------------------------------------------------------------------------------
 
     def learn(self) -> None:
-        """Learn the operator's maps; nothing to do for operators that are not learned."""
+        """Learn the operator's maps, or choose the operator; nothing to do for one that is neither."""
         with self._alone("learn") as result:
-            if result is None or self.config.operator.init is None:
-                return
-            import torch
+            if result is not None and self.config.operator.candidates:
+                self._select(result)
+            elif result is not None and self.config.operator.init is not None:
+                self._learn(result)
+        self._adopt_choice()
 
-            from ligo.learning.fit import learn_operator
-            from ligo.learning.state import save_operator
+    def _learn(self, result: dict[str, Any]) -> None:
+        import torch
 
-            operator, length = self.config.operator, self.config.data.sequence_length
-            self._tracker.rewind("learn", -1)
-            small = {name: self.small.read(name).to(torch.float32) for name in self.small.shapes}
-            # another order of the same text than training's
-            batches = Batches(
-                self.corpus, length, max(1, operator.batch_tokens // length), self.config.seed + 1
-            )
-            learned = learn_operator(
-                self.plan, small, batches.__getitem__, self._validation, operator, self._tracker.log,
-                seed=self.config.seed,
-            )  # fmt: skip
-            save_operator(self.run.operator, self.plan, learned)
-            result.update(
-                flops=learned.flops, tokens=learned.tokens, wall_s=learned.wall_s, best_step=learned.best_step,
-                start_loss=learned.start_loss, best_loss=learned.best_loss, parameters=learned.num_parameters,
-            )  # fmt: skip
-            say(
-                f"learned: validation loss {learned.start_loss:.4f} -> {learned.best_loss:.4f} "
-                f"(best at step {learned.best_step} of {operator.steps}), {in_flops(learned.flops)}"
-            )
+        from ligo.learning.fit import learn_operator
+        from ligo.learning.state import save_operator
+
+        operator, length = self.config.operator, self.config.data.sequence_length
+        self._tracker.rewind("learn", -1)
+        small = {name: self.small.read(name).to(torch.float32) for name in self.small.shapes}
+        # another order of the same text than training's
+        batches = Batches(self.corpus, length, max(1, operator.batch_tokens // length), self.config.seed + 1)
+        learned = learn_operator(
+            self.plan, small, batches.__getitem__, self._validation, operator, self._tracker.log,
+            objective=self._objective, seed=self.config.seed,
+        )  # fmt: skip
+        save_operator(self.run.operator, self.plan, operator, learned)
+        result.update(
+            flops=learned.flops, tokens=learned.tokens, wall_s=learned.wall_s, best_step=learned.best_step,
+            start_loss=learned.start_loss, best_loss=learned.best_loss, parameters=learned.num_parameters,
+        )  # fmt: skip
+        say(
+            f"learned: validation loss {learned.start_loss:.4f} -> {learned.best_loss:.4f} "
+            f"(best at step {learned.best_step} of {operator.steps}), {in_flops(learned.flops)}"
+        )
+
+    def _select(self, result: dict[str, Any]) -> None:
+        from ligo.learning.select import select_operator
+
+        config, training = self.config, self.config.train
+        windows = batch_shape(training, config.data.sequence_length, 1).windows
+        self._tracker.rewind("learn", -1)
+        selection = select_operator(
+            {name: make_plan(config, self.small.config, chosen=name) for name in config.operator.candidates},
+            self.small.read,
+            Batches(self.corpus, config.data.sequence_length, windows, config.seed).__getitem__,
+            self._validation,
+            training,
+            self._tracker.log,
+            objective=self._objective,
+            num_steps=config.operator.trial_steps,
+            sequence_length=config.data.sequence_length,
+            noise=config.operator.noise,
+            seed=config.seed,
+        )
+        result.update(
+            flops=selection.flops, tokens=selection.tokens, wall_s=selection.wall_s, chosen=selection.chosen,
+            start_loss=selection.start_losses[selection.chosen], losses=dict(selection.losses),
+        )  # fmt: skip
+        tried = ", ".join(f"{name} {loss:.4f}" for name, loss in selection.losses.items())
+        say(f"chose {selection.chosen} (validation loss after {config.operator.trial_steps} steps: {tried})")
+
+    def _adopt_choice(self) -> None:
+        """Go on with the plan of the operator that was chosen, on every rank."""
+        chosen = self.run.stage_results().get("learn", {}).get("chosen")
+        if chosen is not None:
+            self.plan = make_plan(self.config, self.small.config, chosen=chosen)
+            if distributed.is_main():
+                write_json(self.run.plan, plan_json(self.config, self.plan))
 
     def write(self) -> None:
         """Write the grown model as a stock Hugging Face folder."""
@@ -134,21 +182,44 @@ class GrowthRun:
                 stored = ((name, tensor.to(getattr(torch, dtype))) for name, tensor in tensors)
                 written = write_weights(folder, stored, shard_bytes=self.config.write.shard_bytes)
                 self._write_assets(folder, dtype, notes=["Grown, not trained on since."])
-            result.update(written, dtype=dtype, build_flops=self.plan.build_flops(maps))
+            moments_flops = self._write_moments(maps)
+            result.update(written, dtype=dtype, build_flops=self.plan.build_flops(maps) + moments_flops)
             say(f"wrote {self.run.grown}")
+
+    def _write_moments(self, maps: GrowthMaps) -> int:
+        """Write which coordinates are new and, where they are wanted, the moments to train on with; the FLOPs."""
+        from ligo.growth.coordinates import write_new_coordinates
+        from ligo.growth.moments import grow_moments
+
+        write_new_coordinates(self.run.new_coordinates, self.plan)
+        how, state = self.config.operator.optimizer_state, self._small_state()
+        if state is None:
+            return 0
+        moments = grow_moments(self.plan, maps, state.read, how, weights=self.small.read)
+        write_optimizer_file(self.run.moments, state.step, expected_shapes(self.plan.target), moments)
+        return 2 * self.plan.build_flops(maps.dual()) if how == "grow" else 0
+
+    def _small_state(self) -> OptimizerState | None:
+        """The small run's Adam moments, where they are wanted."""
+        if self.config.operator.optimizer_state == "reset":
+            return None
+        return open_optimizer_state(self.small.folder, self.config.small.optimizer_state, self.plan.small)
 
     def verify(self) -> None:
         """Reload what was written with stock transformers, and compare it with the small model."""
         with self._alone("verify") as result:
             if result is None:
                 return
+            import torch
+
             from ligo.growth.verify import verify_growth
 
+            probe = self._objective.inputs(torch.from_numpy(self._validation[0][:4]))
             learned = self.run.stage_results().get("learn", {})
             verification = verify_growth(
                 self.small.folder,
                 self.run.grown,
-                self._validation[0][:4, :-1],
+                probe.numpy(),
                 claimed_exact=self.plan.exactness.exact and not learned.get("best_step"),
                 stored_dtype=grown_dtype(self.config, self.plan),
             )
@@ -162,7 +233,7 @@ class GrowthRun:
             return self.plan.maps
         from ligo.learning.state import load_maps
 
-        return load_maps(self.run.operator, self.plan)
+        return load_maps(self.run.operator, self.plan, self.config.operator)
 
     def _write_assets(self, folder: Path, dtype: str, notes: list[str]) -> None:
         small, target = self.plan.small.dims, self.plan.target.dims
@@ -170,7 +241,7 @@ class GrowthRun:
             name=f"{self.config.small.name} grown to {self.config.target.name}",
             base_model=self._base_model(),
             operator=self.config.operator.name,
-            operator_reference="; ".join(build(self.config.operator).references()),
+            operator_reference="; ".join(self.plan.references),
             exactness=self._exactness_sentence(),
             small={**asdict(small), "parameters": self.plan.small.num_parameters},
             target={**asdict(target), "parameters": self.plan.target.num_parameters},
@@ -202,7 +273,9 @@ class GrowthRun:
 
             return pretrained_model(self.run.grown, self.config.deepspeed, training)
 
-        self._train_arm("train", "grown", model, training, keep=True)
+        grows = self.config.operator.optimizer_state != "reset"
+        state = read_optimizer_file(self.run.moments, self.plan.target) if grows else None
+        self._train_arm("train", "grown", model, training, state=state, keep=True)
 
     def scratch(self) -> None:
         """Train the same target from fresh weights: same data order, own rate, own fully decayed schedule."""
@@ -215,10 +288,14 @@ class GrowthRun:
         self._train_arm("scratch", "scratch", model, scratch_training(self.config))
 
     def continue_small(self) -> None:
-        """Train the small model on for as many FLOPs as the growth and the grown model took: the control."""
+        """Train the small model on for as many FLOPs as the growth and the grown model took: the control.
+
+        It goes on with its own moments where the grown model begins with grown ones.
+        """
         length = self.config.data.sequence_length
-        small = model_flops(self.plan.small, length).training
-        target = model_flops(self.plan.target, length).training
+        small, target = (
+            model_flops(family, length).training for family in (self.plan.small, self.plan.target)
+        )
         spent = operator_flops(self.run) + self.config.train.max_tokens * target
         training = replace(self.config.train, max_tokens=round(spent / small))
 
@@ -227,27 +304,32 @@ class GrowthRun:
 
             return pretrained_model(self.small.folder, self.config.deepspeed, training)
 
-        self._train_arm("continue", "continue", model, training, flops_per_token=small)
+        self._train_arm(
+            "continue", "continue", model, training, family=self.plan.small, state=self._small_state()
+        )
 
     def _train_arm(
-        self, stage: str, arm: str, model: Any, training: TrainConfig, *, flops_per_token: int | None = None,
-        keep: bool = False,
+        self, stage: str, arm: str, model: Any, training: TrainConfig, *, family: Family | None = None,
+        state: OptimizerState | None = None, keep: bool = False,
     ) -> None:  # fmt: skip
         from ligo.training.engine import make_engine
         from ligo.training.loop import train
+        from ligo.training.moments import load_moments
 
-        length = self.config.data.sequence_length
+        family, length = family or self.plan.target, self.config.data.sequence_length
         shape = batch_shape(training, length, distributed.world_size())
-        engine = make_engine(model(), training, shape, self.config.deepspeed)
-        if flops_per_token is None:
-            flops_per_token = model_flops(self.plan.target, length).training
+        engine = make_engine(model(), self._objective, training, shape, self.config.deepspeed)
+        batches = Batches(self.corpus, length, shape.windows, self.config.seed)
+        if state is not None:  # an arm that goes on from a checkpoint takes the moments in there instead
+            first = rank_slice(batches[0], distributed.rank(), distributed.world_size())
+            load_moments(engine, family, state, first)
         done = train(
             engine,
             arm=arm,
-            batches=Batches(self.corpus, length, shape.windows, self.config.seed),
+            batches=batches,
             validation=self._validation,
             config=training,
-            flops_per_token=flops_per_token,
+            flops_per_token=model_flops(family, length).training,
             tracker=self._tracker,
             checkpoints=self.run.checkpoints(arm),
             config_hash=self._config_hash,
@@ -270,6 +352,12 @@ class GrowthRun:
                     write_weights(folder, ordered, shard_bytes=shard_bytes)
                     note = f"Grown, then trained on {tokens:,} tokens to a validation loss of {loss:.4f} nats per token."
                     self._write_assets(folder, "float32", notes=[note])
+
+    @cached_property
+    def _objective(self) -> Objective:
+        from ligo.training.objectives import make_objective
+
+        return make_objective(self.plan.small, self.small.tokenizer)
 
     @cached_property
     def _validation(self) -> list[Any]:

@@ -83,7 +83,7 @@ def _growth(config: GrowConfig, run: Run, plan: GrowthPlan) -> dict[str, Any]:
     results = run.stage_results()
     learned, verified = results.get("learn", {}), results.get("verify", {})
     return {
-        "operator": config.operator.name,
+        "operator": _operator_name(config, results),
         "start": config.operator.init,
         "exact": plan.exactness.exact and not learned.get("best_step"),
         "verdict": plan.exactness.reason,
@@ -95,10 +95,16 @@ def _growth(config: GrowConfig, run: Run, plan: GrowthPlan) -> dict[str, Any]:
     }
 
 
+def _operator_name(config: GrowConfig, results: dict[str, Any]) -> str:
+    """The operator, and for auto which one was chosen."""
+    chosen = results.get("learn", {}).get("chosen")
+    return f"{config.operator.name}: {chosen}" if chosen else config.operator.name
+
+
 def _arms(config: GrowConfig, results: dict[str, Any]) -> list[dict[str, Any]]:
     """The arms that were trained to the end."""
     labels = {
-        "train": ("grown", f"grown ({config.operator.name})"),
+        "train": ("grown", f"grown ({_operator_name(config, results)})"),
         "scratch": ("scratch", "from scratch"),
         "continue": ("continue", "small model trained on"),
     }

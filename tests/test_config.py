@@ -93,7 +93,7 @@ def test_training_from_scratch_takes_its_own_rate_and_the_rest_from_train() -> N
         ([*SHAPE, "small.train.schedule=linear"], "small.train.schedule=linear"),
         ([*SHAPE, "small.shape.num_kv_heads=1"], "no size 'num_kv_heads'(.|\n)*num_key_value_heads"),
         ([*SHAPE, "small.shape.num_attention_heads=0"], "num_attention_heads=0 must be at least 1"),
-        ([*SHAPE, "small.shape.hidden_size=30"], "must be an even multiple of 4 heads"),
+        ([*SHAPE, "small.shape.hidden_size=30"], "30 must divide into 4 heads, 2 coordinates"),
         ([*SHAPE, "small.shape.vocab_size=100"], "vocab_size=100 must be at least 257"),
         (["small=scratch", "small.shape.hidden_size=8"], "small.shape lacks num_hidden_layers"),
         ([*LLAMA, "operator=ligo", "operator.init=exakt"], "operator.init=exakt(.|\n)*Try: operator.init=exact"),

@@ -1,4 +1,4 @@
-"""Train the small models that ligo ships, and put them into the package: python experiments/zoo/train.py
+"""Train the small models that ligo ships, and put them into the package: python experiments/zoo/train.py [NAME ...]
 
 The same seed on the same kind of machine gives the same weights. What is shipped is float16; its card and
 ligo.json say on what it was trained, to which loss, and for how many FLOPs, so that the ledger can charge it.
@@ -19,7 +19,7 @@ from ligo.checkpoint.writer import write_weights
 from ligo.core.files import folder_aside, read_json, write_json
 
 REPO = Path(__file__).resolve().parent.parent.parent
-MODELS = ("tiny-llama",)
+MODELS = ("tiny-llama", "tiny-gpt2", "tiny-pythia", "tiny-bert", "tiny-vit")
 
 
 def train(name: str) -> Path:
@@ -38,9 +38,10 @@ def ship(trained: Path, name: str) -> None:
         write_weights(folder, ((key, weights[key].to(torch.float16)) for key in sorted(weights)))
         write_json(folder / "config.json", {**read_json(trained / "config.json"), "dtype": "float16"})
         for file in ("README.md", "ligo.json", "tokenizer.json", "tokenizer_config.json"):
-            shutil.copy(trained / file, folder / file)
+            if (trained / file).is_file():  # images have no tokenizer
+                shutil.copy(trained / file, folder / file)
 
 
 if __name__ == "__main__":
-    for model in MODELS:
+    for model in sys.argv[1:] or MODELS:
         ship(train(model), model)

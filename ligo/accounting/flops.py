@@ -27,5 +27,5 @@ class ModelFlops:
 def model_flops(family: Family, sequence_length: int) -> ModelFlops:
     """FLOPs per token: 2 per weight of every matrix that is multiplied, plus attention and a tied head."""
     matrices = [spec for spec in family.tensors if len(spec.axes) >= 2 and not spec.lookup]
-    weights = sum(round(spec.num_elements(family.spaces) * spec.active_share) for spec in matrices)
+    weights = round(sum(spec.num_elements(family.spaces) * spec.active_share for spec in matrices))
     return ModelFlops(2 * weights + family.head_flops + family.attention_flops(sequence_length))

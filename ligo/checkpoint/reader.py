@@ -23,7 +23,14 @@ WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 
 # Buffers that old checkpoints carry and every model computes for itself.
-_NOT_WEIGHTS = ("rotary_emb.inv_freq",)
+_NOT_WEIGHTS = (
+    "rotary_emb.inv_freq",
+    ".attention.bias",  # causal masks: GPT-NeoX, and GPT-2 below
+    ".attention.masked_bias",
+    ".attn.bias",
+    ".attn.masked_bias",
+    ".embeddings.position_ids",
+)
 
 
 @dataclass(frozen=True)

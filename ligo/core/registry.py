@@ -41,6 +41,8 @@ class Registry(Generic[T]):
             return
         package = importlib.import_module(self._package)
         for module in pkgutil.iter_modules(package.__path__):
+            if module.name == "__main__":  # a command of its own
+                continue
             importlib.import_module(f"{self._package}.{module.name}")
         self._discovered = True
 

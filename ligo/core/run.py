@@ -2,6 +2,7 @@
 
 config.yaml manifest.json     resolved config; command line, git state, versions, hardware, seed
 plan.json operator.safetensors grown/ trained/
+moments.safetensors new_coordinates.safetensors
 checkpoints/<arm>/step-00001000/
 metrics.jsonl summary.json report.html wandb/
 stages.json STATUS            what is done, with its results; running | done | interrupted | failed: reason
@@ -67,6 +68,16 @@ class Run:
     @property
     def trained(self) -> Path:
         return self.folder / "trained"
+
+    @property
+    def moments(self) -> Path:
+        """Adam's moments to begin training the grown model with."""
+        return self.folder / "moments.safetensors"
+
+    @property
+    def new_coordinates(self) -> Path:
+        """Which places of the grown model's tensors are new."""
+        return self.folder / "new_coordinates.safetensors"
 
     @property
     def metrics(self) -> Path:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-END_OF_TEXT = "<|endoftext|>"
+END_OF_TEXT, MASK = "<|endoftext|>", "[MASK]"
 
 
-def train_tokenizer(documents: Iterable[str], vocab_size: int) -> Any:
+def train_tokenizer(documents: Iterable[str], vocab_size: int, *, mask: bool = False) -> Any:
     """Train a byte-level BPE of exactly `vocab_size` ids or fewer; id 0 ends a document.
+
+    Args:
+        mask: whether id 1 is a mask token, for masked language models.
 
     Returns:
         A transformers `PreTrainedTokenizerFast`.
@@ -22,9 +25,10 @@ def train_tokenizer(documents: Iterable[str], vocab_size: int) -> Any:
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=[END_OF_TEXT],
+        special_tokens=[END_OF_TEXT, MASK] if mask else [END_OF_TEXT],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     tokenizer.train_from_iterator(documents, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END_OF_TEXT)
+    masking = {"mask_token": MASK} if mask else {}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END_OF_TEXT, **masking)

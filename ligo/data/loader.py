@@ -10,6 +10,8 @@ The training stream is cut into windows of `sequence_length` inputs; a window ha
 its last input, which is also the first input of the next window. Every epoch visits each window once, in an
 order of its own drawn from (seed, epoch). So the position in the data is the step, and nothing else has to be
 saved to resume; a run on other ranks sees the same batches.
+
+Labelled images (`images.Images`, int64 [batch_size, pixels + 1]) go the same way: an image is a window.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from __future__ import annotations
 import numpy as np
 
 from ligo.core.errors import ConfigError
+from ligo.data.images import Images
 from ligo.data.tokenize import Corpus
 
 
@@ -30,11 +33,11 @@ class Batches:
         DataError: the corpus is shorter than one window.
     """
 
-    def __init__(self, corpus: Corpus, sequence_length: int, batch_size: int, seed: int) -> None:
+    def __init__(self, corpus: Corpus | Images, sequence_length: int, batch_size: int, seed: int) -> None:
         corpus.check_length(sequence_length)
-        self._tokens, self._length = corpus.train, sequence_length
+        self._corpus, self._length = corpus, sequence_length
         self._batch_size, self._seed = batch_size, seed
-        self.num_windows = (len(corpus.train) - 1) // sequence_length
+        self.num_windows = corpus.num_windows("train", sequence_length)
         """Windows per epoch."""
         self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
 
@@ -46,7 +49,7 @@ class Batches:
             self._order_of(position // self.num_windows)[position % self.num_windows]
             for position in range(first, first + self._batch_size)
         ]
-        return _windows(self._tokens, np.asarray(windows), self._length)
+        return self._corpus.windows("train", np.asarray(windows), self._length)
 
     def _order_of(self, epoch: int) -> np.ndarray:
         """A permutation of the windows, int64 [num_windows]; the last one asked for is kept."""
@@ -59,7 +62,7 @@ class Batches:
 
 
 def validation_batches(
-    corpus: Corpus, sequence_length: int, batch_size: int, max_tokens: int
+    corpus: Corpus | Images, sequence_length: int, batch_size: int, max_tokens: int
 ) -> list[np.ndarray]:
     """The fixed evaluation set: always the same, whatever the seed.
 
@@ -79,11 +82,11 @@ def validation_batches(
             f"  Try: data.validation_tokens={256 * sequence_length}"
         )
     corpus.check_length(sequence_length)
-    available = (len(corpus.validation) - 1) // sequence_length
+    available = corpus.num_windows("validation", sequence_length)
     count = min(available, max_tokens // sequence_length)
     spread = np.arange(count) * available // count
     return [
-        _windows(corpus.validation, spread[first : first + batch_size], sequence_length)
+        corpus.windows("validation", spread[first : first + batch_size], sequence_length)
         for first in range(0, count, batch_size)
     ]
 
@@ -102,9 +105,3 @@ def rank_slice(batch: np.ndarray, rank: int, world_size: int) -> np.ndarray:
             f"or a number of ranks that divides {len(batch)}"
         )
     return batch[rank * share : (rank + 1) * share]
-
-
-def _windows(tokens: np.ndarray, windows: np.ndarray, length: int) -> np.ndarray:
-    """Windows by number: int64 [len(windows), length + 1]."""
-    starts = windows * length
-    return tokens[starts[:, None] + np.arange(length + 1)].astype(np.int64)

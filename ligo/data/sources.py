@@ -73,12 +73,8 @@ def source_files(path: str | None, config: DataConfig) -> list[Path]:
         ConfigError: no path is given, or the package of a package: path is not installed.
         DataError: nothing is there, or nothing that can be read.
     """
-    if not path:
-        raise ConfigError(
-            "data.path is not set, so there is no text to train on.\n"
-            "  Try: data=kjv, or data.path=FILE_OR_FOLDER, for example data.path=texts/train.txt"
-        )
-    local = _in_package(path, config) if path.startswith(_PACKAGE) else Path(path).expanduser()
+    local = local_path(path, config)
+    assert path is not None
     if local.is_dir():
         inside = sorted(file for file in local.rglob("*") if file.is_file() and not file.name.startswith("."))
         files = [file for file in inside if file.name.endswith(SUFFIXES)]
@@ -111,6 +107,21 @@ def source_files(path: str | None, config: DataConfig) -> list[Path]:
 def _option(path: str, config: DataConfig) -> str:
     """The option that `path` was typed as."""
     return "data.validation_path" if path == config.validation_path != config.path else "data.path"
+
+
+def local_path(path: str | None, config: DataConfig) -> Path:
+    """`path` as a place on this machine, which need not exist.
+
+    Raises:
+        ConfigError: no path is given, or the package of a package: path is not installed.
+        DataError: the package has no such file.
+    """
+    if not path:
+        raise ConfigError(
+            "data.path is not set, so there is nothing to train on.\n"
+            "  Try: data=kjv, or data.path=FILE_OR_FOLDER, for example data.path=texts/train.txt"
+        )
+    return _in_package(path, config) if path.startswith(_PACKAGE) else Path(path).expanduser()
 
 
 def _in_package(path: str, config: DataConfig) -> Path:

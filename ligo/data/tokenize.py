@@ -1,8 +1,8 @@
 """Text to two token files, train.npy and validation.npy, made once and memory-mapped ever after.
 
 They lie in a cache folder named by a fingerprint of everything that shapes them: tokenizer, source files,
-options. One token marks where a document begins or ends: BOS before it for tokenizers that begin texts with
-BOS by themselves (LLaMA), else EOS after it (GPT-2). Documents are streamed twice, first to count characters
+options. Tokens mark where a document begins or ends: those that the tokenizer itself puts around a text, if it
+begins texts with BOS (LLaMA) or CLS (BERT), else EOS after it (GPT-2). Documents are streamed twice, first to count characters
 (for the split and the progress bar), then to be tokenised; memory holds a batch of documents at a time.
 """
 
@@ -27,7 +27,7 @@ from ligo.data.sources import DataConfig, documents, source_files
 
 SPLITS = ("train", "validation")
 _FORMAT = 1  # of the cache folder; raise it when the same inputs shall give other tokens
-_SPLIT_SEED = 20230302  # fixed: the same text has the same validation set whatever the run's seed
+SPLIT_SEED = 20230302  # fixed: the same text has the same validation set whatever the run's seed
 _FEW_DOCUMENTS = 20  # with fewer, whole documents cannot be held out fairly
 _PIECE_CHARACTERS = 10_000
 _BATCH_CHARACTERS = 1_000_000
@@ -45,6 +45,15 @@ class Corpus:
     num_documents: int
     bytes_per_token: float
     """UTF-8 bytes of validation text per token: nats per token / ln 2 / this = bits per byte."""
+
+    def num_windows(self, split: str, length: int) -> int:
+        """Whole windows in a split."""
+        return (len(getattr(self, split)) - 1) // length
+
+    def windows(self, split: str, numbers: np.ndarray, length: int) -> np.ndarray:
+        """Windows by number: int64 [len(numbers), length + 1]."""
+        starts = numbers * length
+        return getattr(self, split)[starts[:, None] + np.arange(length + 1)].astype(np.int64)
 
     def check_length(self, sequence_length: int) -> None:
         """Check that either stream fills a sequence and the label of its last token.
@@ -110,11 +119,13 @@ class _Marks(NamedTuple):
 
 
 def _boundary_tokens(tokenizer: Any) -> _Marks:
-    """What the tokenizer itself puts around a text if that begins with BOS, else EOS (or BOS) after it."""
+    """What the tokenizer itself puts around a text if that begins with BOS or CLS, else EOS (or BOS) after it."""
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    begins = {bos, tokenizer.cls_token_id} - {None}
+    ends = {eos, tokenizer.sep_token_id} - {None}
     around: list[int] = tokenizer("a")["input_ids"]
-    if bos is not None and around and around[0] == bos:
-        return _Marks(before=[bos], after=[eos] if eos is not None and around[-1] == eos else [])
+    if around and around[0] in begins:
+        return _Marks(before=around[:1], after=around[-1:] if around[-1] in ends else [])
     if eos is None and bos is None:
         raise DataError(
             "the tokenizer has neither an EOS nor a BOS token, so documents would run into each other.\n"
@@ -235,7 +246,7 @@ def _pieces(config: DataConfig, lengths: np.ndarray) -> Iterator[_Piece]:
 def _held_out(lengths: np.ndarray, fraction: float) -> set[int]:
     """Documents to hold out: in seeded order, as many as fit into `fraction` of the characters, or one."""
     # the draw of a document depends on its index only, so text added at the end keeps most of the split
-    order = np.argsort(np.random.default_rng(_SPLIT_SEED).random(len(lengths)))
+    order = np.argsort(np.random.default_rng(SPLIT_SEED).random(len(lengths)))
     budget, taken, chosen = fraction * lengths.sum(), 0, set[int]()
     for index in order:
         if taken + lengths[index] <= budget:

@@ -59,8 +59,10 @@ class Family(ABC):
     """Key of the size of a head; None: it is hidden_size / heads, and cannot be chosen."""
     defaults: ClassVar[Mapping[str, Any]] = {}
     """What the configuration class of transformers fills in where config.json has no such key."""
-    moe_model_type: ClassVar[str | None] = None
-    """The `model_type` of the mixture of experts that this dense family can grow into."""
+    deviation_key: ClassVar[str] = "initializer_range"
+    """Key of the deviation that fresh weights are drawn with."""
+    dense_model_types: ClassVar[tuple[str, ...]] = ()
+    """Mixtures of experts: the `model_type` values of dense models that can grow into one."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         """
@@ -94,6 +96,19 @@ class Family(ABC):
         Raises:
             PlanError: the rule is named.
         """
+
+    @classmethod
+    def config_from_dense(cls, small: Family, dims: Dims) -> dict[str, Any]:
+        """Mixtures of experts: the `config.json` of one whose experts are all copies of a dense model's block.
+
+        Raises:
+            PlanError: the dense model has something that this mixture cannot have; this is no mixture.
+        """
+        known = (f"{dense} -> {mixture.model_types[0]}" for dense, mixture in sorted(mixtures().items()))
+        raise PlanError(
+            f"target.num_experts={dims.num_experts}: no mixture of experts takes the tensors of {small.name} models.\n"
+            f"  Known: {', '.join(known)}.\n  Try: leave target.num_experts out"
+        )
 
     # --- what follows from it ----------------------------------------------------------------------
 
@@ -142,6 +157,13 @@ class Family(ABC):
         value = self.config.get(key)
         return self.defaults.get(key, default) if value is None else value
 
+    def refuse(self, key: str, why: str, instead: str) -> CheckpointError:
+        """A variant that is not described: the key with its value, the reason, what to use instead."""
+        return CheckpointError(
+            f"config.json says {key}={self.config.get(key)!r}, which is not described for {self.name} models: {why}.\n"
+            f"  Try: {instead}"
+        )
+
     def attention_flops(self, sequence_length: int) -> int:
         """Forward FLOPs per token of the two attention products, over the full (unmasked) length."""
         # scores and weighted sum, each 2 FLOPs per (key, coordinate)
@@ -168,6 +190,14 @@ class Family(ABC):
             changed["tie_word_embeddings"] = dims.tied
         # a size that config.json leaves to the default (GPT-2's n_inner: 4 n_embd) is still written out
         return {**self.config, **changed}
+
+    def mixture_config(self, dims: Dims) -> dict[str, Any]:
+        """The `config.json` of the mixture of experts that this dense model grows into.
+
+        Raises:
+            PlanError: no family of mixtures takes its tensors, or not with the variants that it has.
+        """
+        return mixtures().get(self.config["model_type"], Family).config_from_dense(self, dims)
 
     def target_dims(self, wanted: Mapping[str, int | None]) -> Dims:
         """These sizes with those in `wanted` that are not None put in their place.
@@ -199,6 +229,11 @@ class Family(ABC):
                     f"/ heads, here {hidden // heads}.\n  Try: target.hidden_size={chosen['head_dim'] * heads}"
                 )
             chosen["head_dim"] = hidden // heads
+        if chosen.get("experts_per_token") and not (self.dims.num_experts or chosen.get("num_experts")):
+            raise PlanError(
+                f"target.experts_per_token={chosen['experts_per_token']}: neither the small model nor the target has "
+                "experts.\n  Try: target.num_experts=8, or leave target.experts_per_token out"
+            )
         target = Dims(**{**self.dims.__dict__, **chosen})
         shrunk = [
             f"{key} {getattr(self.dims, key)} -> {getattr(target, key)}"
@@ -240,7 +275,12 @@ class Family(ABC):
         d = self.dims
         scale = d.head_dim**-0.5 if score_scale is None else score_scale
         over_heads = head_norm if all_heads_norm else None
-        sizes: dict[str, Any] = {"size": d.head_dim, "rotary": rotary, "score_scale": scale, "norm": head_norm}
+        sizes: dict[str, Any] = {
+            "size": d.head_dim,
+            "rotary": rotary,
+            "score_scale": scale,
+            "norm": head_norm,
+        }
         groups = [Space(name=KV_HEADS, size=d.num_kv_heads, norm=over_heads)] if self.kv_heads_key else []
         return [
             Space(name=HEADS, size=d.num_heads, norm=over_heads),
@@ -253,11 +293,12 @@ class Family(ABC):
     def _dims(self) -> Dims:
         sizes = {size: self._size(key) for size, key in self.size_keys.items()}
         heads = sizes["num_heads"]
-        kv_heads = self.config.get(self.kv_heads_key) if self.kv_heads_key else None
+        key = self.kv_heads_key or ""
+        kv_heads = self.config.get(key, self.defaults.get(key))  # null: one for each query head
         head_dim = self.setting(self.head_dim_key) if self.head_dim_key else None
         return Dims(
             **sizes,
-            num_kv_heads=kv_heads or self.setting(self.kv_heads_key or "") or heads,
+            num_kv_heads=kv_heads or heads,
             head_dim=head_dim or sizes["hidden_size"] // heads,
             tied=bool(self.setting("tie_word_embeddings", False)),
             **self.extra_dims(),
@@ -305,6 +346,11 @@ FAMILIES: Registry[type[Family]] = Registry("family", "ligo.families")
 def known_model_types() -> dict[str, type[Family]]:
     """`model_type` -> family, over all families."""
     return {t: FAMILIES.get(name) for name in FAMILIES.names() for t in FAMILIES.get(name).model_types}
+
+
+def mixtures() -> dict[str, type[Family]]:
+    """`model_type` of a dense model -> the mixture of experts that it can grow into."""
+    return {dense: family for family in known_model_types().values() for dense in family.dense_model_types}
 
 
 def family_of(config: Mapping[str, Any]) -> Family:

@@ -29,7 +29,8 @@ class Dims:
     num_kv_heads: int
     head_dim: int
     ffn_size: int
-    vocab_size: int
+    vocab_size: int = 0
+    """Tokens that the model knows; 0 where it reads images."""
     tied: bool
     """True where the output head is the embedding table itself."""
     num_experts: int = 0
@@ -166,7 +167,7 @@ class TensorSpec:
     layer: int | None = None
     expert: int | None = None
     gain: str | None = None
-    """Name of the norm scale that stands between the stream and this reader."""
+    """Name of the norm scale that stands between the stream and this reader, or beside this shift."""
     ends_block: bool = False
     """True for the tensors that an identity block zeroes."""
     lookup: bool = False

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from ligo.core.errors import CheckpointError, PlanError
 from ligo.families.base import Family
@@ -41,12 +42,19 @@ def model_class(family: Family) -> Any:
     return found
 
 
-def fresh_model(family: Family) -> Any:
-    """The stock model with fresh weights from torch's global seed; under `torch.device("meta")` without."""
+def fresh_model(family: Family, dtype: str = "float32") -> Any:
+    """The stock model with fresh weights from torch's global seed; under `torch.device("meta")` without.
+
+    Args:
+        dtype: in which all of it is built, whatever config.json says: weights, and constants, which no later cast makes
+            exact again (Gemma's root of hidden_size).
+    """
+    import torch
     from transformers import AutoConfig
 
     config, build = AutoConfig.for_model(**family.config), model_class(family)
-    return build.from_config(config) if hasattr(build, "from_config") else build(config)
+    make = build.from_config if hasattr(build, "from_config") else build._from_config
+    return make(config, dtype=getattr(torch, dtype))
 
 
 def skeleton(family: Family) -> nn.Module:
@@ -54,8 +62,10 @@ def skeleton(family: Family) -> nn.Module:
     from accelerate import init_empty_weights
 
     with init_empty_weights(include_buffers=False):
-        model: nn.Module = fresh_model(family).eval()
-    return model
+        model: Any = fresh_model(family).eval()
+    model.tie_weights()  # moving to the meta device parted what is tied
+    skeleton_: nn.Module = model
+    return skeleton_
 
 
 def as_on_disk(model: Any, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -75,6 +85,59 @@ def running_names(model: Any) -> dict[str, str]:
         for disk, tensor in as_on_disk(model, parameters).items()
         if id(tensor) in names
     }
+
+
+# by model, because it is asked for at every step of learning
+_PIECES: WeakKeyDictionary[Any, dict[str, tuple[str, ...]]] = WeakKeyDictionary()
+
+
+def as_running(model: Any, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors named as on disk under their names in the running model, experts joined; with autograd.
+
+    Raises:
+        CheckpointError: a tensor of the model is missing, or is made in a way that is not known.
+    """
+    import torch
+
+    if model not in _PIECES:
+        _PIECES[model] = _disk_pieces(model)
+    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+    running = {}
+    for name, pieces in _PIECES[model].items():
+        missing = [piece for piece in pieces if piece not in tensors]
+        if missing:
+            raise CheckpointError(
+                f"the tensor {missing[0]} is missing, and the model cannot run without it.\n"
+                "  Try: write the checkpoint again"
+            )
+        if len(pieces) == 1:
+            running[name] = tensors[pieces[0]]
+        else:
+            running[name] = torch.cat([tensors[piece] for piece in pieces]).reshape(shapes[name])
+    return running
+
+
+def _disk_pieces(model: Any) -> dict[str, tuple[str, ...]]:
+    """Name in the running model -> the tensors on disk that make it, in the order of their rows.
+
+    Joined experts are [experts, rows, columns]: their tensors on disk are blocks of rows of [experts * rows,
+    columns], and numbers in place of the weights tell which.
+    """
+    import torch
+
+    pieces: dict[str, tuple[str, ...]] = {r: (disk,) for disk, r in running_names(model).items()}
+    for name, parameter in model.named_parameters():
+        if name in pieces:
+            continue
+        rows = torch.arange(parameter.shape[:2].numel()).reshape(*parameter.shape[:2], 1)
+        blocks = sorted(as_on_disk(model, {name: rows}).items(), key=lambda item: int(item[1].min()))
+        if not torch.equal(torch.cat([block for _, block in blocks]).flatten(), rows.flatten()):
+            raise CheckpointError(
+                f"transformers saves {name} in pieces that ligo does not know how to join again.\n"
+                "  Try: a transformers version in the range that setup.py names"
+            )
+        pieces[name] = tuple(disk for disk, _ in blocks)
+    return pieces
 
 
 def expected_shapes(family: Family) -> dict[str, tuple[int, ...]]:

@@ -63,7 +63,9 @@ def grow_tensor(job: TensorJob, plan: GrowthPlan, maps: GrowthMaps, read: ReadSo
             return read(job, min(layer + 1, last))
 
         own, next_ = _mix_depth(job, maps, read), _mix_depth(job, maps, above)
-        return _grow_axes(own, spec, plan, maps, above=False) + _grow_axes(next_, spec, plan, maps, above=True)
+        return _grow_axes(own, spec, plan, maps, above=False) + _grow_axes(
+            next_, spec, plan, maps, above=True
+        )
     grown = _grow_axes(_mix_depth(job, maps, read), spec, plan, maps)
     assert job.source is not None
     if spec.multiplier != job.source.multiplier:
@@ -118,26 +120,46 @@ def _as_head_needs(tensor: Tensor, spec: TensorSpec, plan: GrowthPlan, maps: Gro
     residual = maps.spaces[RESIDUAL]
     if not (spec.before_head and plan.target.dims.tied) or residual.head_scale is None:
         return tensor
-    multipliers = [
-        next((s.multiplier for s in family.tensors if s.aliases and s.lookup), 1.0)
-        for family in (plan.target, plan.small)
-    ]
     scale = torch.as_tensor(residual.head_scale, device=tensor.device).to(tensor.dtype)
-    return tensor * scale * (multipliers[0] / multipliers[1])
+    return tensor * scale * head_multiplier(plan)
 
 
-def sources(plan: GrowthPlan, maps: GrowthMaps, read: ReadTensor) -> ReadSource:
-    """What jobs take from the small model: its tensors, with each gain folded into its readers, W diag(g),
-    where the maps cannot copy it."""
+def head_multiplier(plan: GrowthPlan) -> float:
+    """How much more the target multiplies what its embedding gives by than the small model, where they are tied."""
+    target, small = (
+        next((spec.multiplier for spec in family.tensors if spec.aliases and spec.lookup), 1.0)
+        for family in (plan.target, plan.small)
+    )
+    return target / small
+
+
+def sources(
+    plan: GrowthPlan, maps: GrowthMaps, read: ReadTensor, *, gains: ReadTensor | None = None, power: int = 1
+) -> ReadSource:
+    """What jobs take from the small model: its tensors, with each gain folded into its readers, W diag(g), where
+    the maps cannot copy it; shifts are then divided by their gains.
+
+    Args:
+        gains: where the gains are read, if not with `read`.
+        power: of the gains: 1 for weights, -1 for their gradients, -2 for squares of these; gains of zero stay zero.
+    """
     fold = maps.spaces[RESIDUAL].fold_gains
 
     def read_source(job: TensorJob, layer: int) -> Tensor:
         tensor, spec = read(job.source_name(layer)), job.spec
-        if not fold or spec.gain is None or RESIDUAL not in spec.spaces(Role.READ):
+        if not fold or spec.gain is None or RESIDUAL not in spec.spaces(Role.READ) | spec.spaces(Role.SHIFT):
             return tensor
         name = spec.gain if spec.layer is None else in_layer(spec.gain, spec.layer, layer)
-        axis = next(axis for axis, at in enumerate(spec.axes) if at.role is Role.READ)
-        gain = read(name) + plan.small.by_name[name].offset
+        axis = next(axis for axis, at in enumerate(spec.axes) if at.role in (Role.READ, Role.SHIFT))
+        gain = (gains or read)(name) + plan.small.by_name[name].offset
+        exponent = power if spec.axes[axis].role is Role.READ else -power
+        if exponent != 1:
+            if power == 1 and not gain.all():
+                raise NumericsError(
+                    f"{name} has scales of exactly zero, and a shift cannot be divided by them, which a map that mixes "
+                    "coordinates needs.\n  Try: operator.width=scaled_duplication"
+                )
+            gain = torch.where(gain == 0, 0.0, gain**exponent)
         return tensor * gain.reshape([-1 if a == axis else 1 for a in range(tensor.ndim)])
 
     return read_source

@@ -14,11 +14,11 @@ import numpy as np
 
 from ligo.core.errors import PlanError
 from ligo.families.base import Family, family_of
-from ligo.families.spec import KEY_DIM, QUERY_DIM, VALUE_DIM, Role, TensorSpec
+from ligo.families.spec import EXPERTS, KEY_DIM, QUERY_DIM, RESIDUAL, VALUE_DIM, Role, TensorSpec
 from ligo.operators.base import Shapes
 from ligo.operators.config import Operator
 from ligo.operators.exactness import Exactness, exactness
-from ligo.operators.maps import Factor, GrowthMaps, LayerMap, PickFactor, SpaceMap, layout_flops
+from ligo.operators.maps import Factor, GrowthMaps, LayerMap, PickFactor, Select, layout_flops
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,8 @@ class GrowthPlan:
     maps: GrowthMaps
     exactness: Exactness
     jobs: tuple[TensorJob, ...]
+    references: tuple[str, ...]
+    """Where the operators were published."""
     notes: tuple[str, ...] = ()
     """What happens beside growing, in words: an untied head, fresh routers."""
 
@@ -115,6 +117,7 @@ class GrowthPlan:
             },
             "exactness": {"exact": self.exactness.exact, "verdict": self.exactness.reason},
             "notes": list(self.notes),
+            "references": list(self.references),
             "parameters": {"small": self.small.num_parameters, "target": self.target.num_parameters},
             "tensors": len(self.jobs),
         }
@@ -155,7 +158,8 @@ def plan_growth(
     fresh = [job.spec.kind for job in jobs if job.source is None]
     if fresh:
         notes.append(f"drawn fresh: {', '.join(dict.fromkeys(fresh))}")
-    return GrowthPlan(shapes, maps, exactness(shapes, maps), jobs, tuple(notes))
+    verdict = exactness(shapes, maps)
+    return GrowthPlan(shapes, maps, verdict, jobs, tuple(operator.references()), tuple(notes))
 
 
 def _target_config(small: Family, dims: Any) -> dict[str, Any]:
@@ -164,12 +168,26 @@ def _target_config(small: Family, dims: Any) -> dict[str, Any]:
     return small.resized(dims)
 
 
+def check_moments(plan: GrowthPlan, how: str) -> None:
+    """Refuse to keep the Adam moments of old coordinates where there are none.
+
+    Raises:
+        PlanError: the operator mixes the coordinates of the residual stream.
+    """
+    if how == "keep_old" and plan.maps.spaces[RESIDUAL].fold_gains:
+        raise PlanError(
+            "operator.optimizer_state=keep_old keeps the moments of coordinates that are still there, and this operator "
+            "mixes the coordinates of the residual stream, so that none is.\n  Try: operator.optimizer_state=grow"
+        )
+
+
 def spread_over_layers(config: Mapping[str, Any], layers: LayerMap, num_small: int) -> dict[str, Any]:
     """config.json with each list that has an entry per small layer (`layer_types`) spread as the layers are."""
     spread = dict(config)
     if len(layers.weights) != num_small:
         for key, value in config.items():
-            if isinstance(value, list) and len(value) == num_small and key != "architectures":
+            one_per_layer = isinstance(value, list) and len(value) == num_small
+            if one_per_layer and key != "architectures" and not key.endswith("token_id"):
                 spread[key] = [value[layers.main_source(layer)] for layer in range(len(layers.weights))]
     return spread
 
@@ -230,11 +248,12 @@ def _job(spec: TensorSpec, shapes: Shapes, maps: GrowthMaps) -> TensorJob:
 def source_of(spec: TensorSpec, small: Family, maps: GrowthMaps) -> TensorSpec | None:
     """The small tensor, of the first layer, that a target tensor grows from; None where there is none."""
     name = spec.name
-    if spec.expert is not None:
-        experts: SpaceMap | None = maps.spaces.get("experts")
-        if experts is not None:
-            source_expert = int(experts.expand.matrix()[spec.expert].argmax())
-            name = name.replace(f".experts.{spec.expert}.", f".experts.{source_expert}.", 1)
+    experts = maps.spaces.get(EXPERTS)
+    if spec.expert is not None and experts is not None:
+        assert isinstance(experts.expand, Select)
+        name = f".experts.{experts.expand.index[spec.expert]}.".join(
+            spec.name.split(f".experts.{spec.expert}.", 1)
+        )
     for candidate in (name, spec.else_from):
         if candidate is not None:
             first = candidate if spec.layer is None else in_layer(candidate, spec.layer, 0)
@@ -252,7 +271,9 @@ def build_flops(spec: TensorSpec, source: TensorSpec | None, shapes: Shapes, map
     total = 0 if len(row) <= 1 else 2 * len(row) * int(np.prod(shape))
     for axis, at in enumerate(spec.axes):
         columns = int(np.prod(shape)) // shape[axis]
-        total += layout_flops(at.layout, columns, axis_factors(spec, axis, maps), shapes.small.spaces | _new(shapes))
+        total += layout_flops(
+            at.layout, columns, axis_factors(spec, axis, maps), shapes.small.spaces | _new(shapes)
+        )
         shape[axis] = grown[axis]
     return total
 

@@ -78,7 +78,8 @@ def staying_double() -> Iterator[None]:
         return tensor if tensor.dtype == torch.float64 else to_float(tensor, *args, **kwargs)
 
     def keep_softmax(tensor: Tensor, *args: Any, dtype: Any = None, **kwargs: Any) -> Tensor:
-        return softmax(tensor, *args, dtype=None if tensor.dtype == torch.float64 else dtype, **kwargs)
+        dtype = None if tensor.dtype == torch.float64 else dtype
+        return softmax(tensor, *args, dtype=dtype, **kwargs)  # type: ignore[misc]
 
     torch.Tensor.to, torch.Tensor.float, F.softmax = keep, keep_float, keep_softmax  # type: ignore[method-assign, assignment]
     try:
@@ -94,6 +95,7 @@ def logits(model: Any, probe: Tensor) -> Tensor:
     name = "pixel_values" if probe.is_floating_point() else "input_ids"
     with torch.no_grad():
         if next(model.parameters()).dtype == torch.float64:
+            model.set_experts_implementation("eager")  # one after another: the fused products know no float64
             with staying_double():
                 return model(**{name: probe.double() if probe.is_floating_point() else probe}).logits  # type: ignore[no-any-return]
         return model(**{name: probe}).logits  # type: ignore[no-any-return]

@@ -77,9 +77,7 @@ def learn_operator(
     started = time.monotonic()
     target, learned = TargetFunction(plan), LearnedMaps(plan, config)
     folded = folded_small(plan, learned(), small)
-    optimizer = torch.optim.AdamW(
-        learned.parameter_groups(config), betas=(0.9, 0.95), weight_decay=0.0
-    )
+    optimizer = torch.optim.AdamW(learned.parameter_groups(config), betas=(0.9, 0.95), weight_decay=0.0)
     base_rates = [group["lr"] for group in optimizer.param_groups]
     validation_tokens = sum(objective.num_tokens(batch) for batch in validation)
     length = objective.num_tokens(validation[0]) // len(validation[0])
@@ -125,7 +123,11 @@ def learn_operator(
                 raise NumericsError(
                     f"the loss is {float(loss.detach())} at operator step {step}: the step size is too large.\n"
                     "  Try: "
-                    + (f"operator.lr={config.lr / 3:.3g}" if config.lr else f"operator.eta={config.eta / 3:.3g}")
+                    + (
+                        f"operator.lr={config.lr / 3:.3g}"
+                        if config.lr
+                        else f"operator.eta={config.eta / 3:.3g}"
+                    )
                 )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]

@@ -28,6 +28,8 @@ class DenseDelta(nn.Module):
 class NewRowsDelta(nn.Module):
     """The rows of new units only, [I; M]: the form of the original release (Wang et al., ICLR 2023)."""
 
+    rows: Tensor
+
     def __init__(self, shape: tuple[int, int], new_units: np.ndarray) -> None:
         super().__init__()
         self._num_rows = shape[0]
@@ -54,6 +56,9 @@ class LowRankDelta(nn.Module):
 
 class VeraDelta(nn.Module):
     """diag(b) B diag(d) A with random frozen A and B, b zero at first (VeRA: Kopiczko et al., ICLR 2024)."""
+
+    basis_a: Tensor
+    basis_b: Tensor
 
     def __init__(self, shape: tuple[int, int], rank: int, generator: torch.Generator) -> None:
         super().__init__()

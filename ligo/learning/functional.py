@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ligo.families.spec import FFN, HEADS, KV_HEADS, RESIDUAL, Role
+from ligo.families.spec import FFN, HEADS, KV_HEADS, RESIDUAL, Norm, Role
 from ligo.families.stock import as_running, skeleton
 from ligo.growth.execute import ReadSource, make_tensor, sources
 from ligo.growth.plan import GrowthPlan
@@ -37,17 +37,25 @@ class LearnedMaps(nn.Module):
     def __init__(self, plan: GrowthPlan, config: OperatorConfig) -> None:
         super().__init__()
         self._plan = plan
-        self._fold = foldable(plan.small) and _folding_keeps_the_start(plan.maps)
+        self._fold = foldable(plan.small) and _folding_keeps_the_start(plan)
         self._starts = self._learnable(config.per_layer)
         self.expand, self.reduce, self.depth = nn.ModuleDict(), nn.ModuleDict(), nn.ParameterDict()
-        used = {key for job in plan.jobs for at in job.spec.axes if at.role is Role.READ for key in layout_keys(at.layout)}
+        used = {
+            key
+            for job in plan.jobs
+            for at in job.spec.axes
+            if at.role is Role.READ
+            for key in layout_keys(at.layout)
+        }
         for key, start in self._starts.items():
             name, new = _module_name(key), start.new_units
             self._remember(f"expand_{name}", _with_fresh_rows(start))
             self.expand[name] = make_delta(config.form, config.rank, f"expand.{key}")(start.expand.shape, new)
             if _tie_ratio(key, start) is None and key.split(".")[0] in used:
                 self._remember(f"reduce_{name}", start.reduce.matrix())
-                self.reduce[name] = make_delta(config.form, config.rank, f"reduce.{key}")(start.reduce.shape, new)
+                self.reduce[name] = make_delta(config.form, config.rank, f"reduce.{key}")(
+                    start.reduce.shape, new
+                )
         if plan.small.dims.num_layers != plan.target.dims.num_layers:
             for spec in (job.spec for job in plan.jobs if job.source is not None):
                 kind = _module_name(spec.kind)
@@ -58,7 +66,7 @@ class LearnedMaps(nn.Module):
 
     def _learnable(self, per_layer: bool) -> dict[str, SpaceMap]:
         """The starts of the maps that are learned, by key; sizes of heads and vocabularies are not mixed."""
-        learned = {}
+        learned: dict[str, SpaceMap] = {}
         for key, start in self._plan.maps.spaces.items():
             space = key.split(".")[0]
             if not start.grows or (space not in (RESIDUAL, HEADS, KV_HEADS, FFN) and not start.tied):
@@ -128,10 +136,13 @@ class LearnedMaps(nn.Module):
         return [group for group in groups if group["params"]]
 
 
-def _folding_keeps_the_start(maps: GrowthMaps) -> bool:
-    """Not where weights with other gains, or none, are added to a reader: those of the layer above, fresh ones."""
+def _folding_keeps_the_start(plan: GrowthPlan) -> bool:
+    """Not where weights with other gains, or none, are added to a reader: those of the layer above, fresh ones. And
+    LayerNorm's shifts, divided by small gains, are no good start for learning."""
+    maps = plan.maps
     added = maps.fill is not None or any(space_map.split is not None for space_map in maps.spaces.values())
-    return not added and not maps.spaces[RESIDUAL].tied
+    must = maps.spaces[RESIDUAL].gain is None
+    return must or (plan.small.norm is Norm.RMS and not added and not maps.spaces[RESIDUAL].tied)
 
 
 def _tie_ratio(key: str, start: SpaceMap) -> float | None:
@@ -141,7 +152,9 @@ def _tie_ratio(key: str, start: SpaceMap) -> float | None:
     rows, columns = start.expand.shape
     if key != RESIDUAL:
         return None
-    return columns / rows if np.allclose(start.reduce.matrix(), start.expand.matrix() * columns / rows) else None
+    return (
+        columns / rows if np.allclose(start.reduce.matrix(), start.expand.matrix() * columns / rows) else None
+    )
 
 
 def _with_fresh_rows(start: SpaceMap) -> np.ndarray:
@@ -202,7 +215,8 @@ def grown_parameters(
         seed: of what is random; the one that it will be written with.
     """
     return {
-        job.spec.name: make_tensor(job, plan, maps, small, seed=seed, dtype=torch.float32) for job in plan.jobs
+        job.spec.name: make_tensor(job, plan, maps, small, seed=seed, dtype=torch.float32)
+        for job in plan.jobs
     }
 
 

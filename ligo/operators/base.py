@@ -22,6 +22,7 @@ from ligo.families.spec import (
     RESIDUAL,
     VALUE_DIM,
     VOCAB,
+    Norm,
     Space,
 )
 from ligo.operators.copying import (
@@ -29,6 +30,7 @@ from ligo.operators.copying import (
     duplicated,
     grouped_head_index,
     head_dim_maps,
+    heads_under_one_norm,
     vocabulary_map,
 )
 from ligo.operators.maps import Fill, LayerMap, SpaceMap, unchanged
@@ -130,6 +132,8 @@ class WidthOperator(ABC):
                 maps[name] = duplicated(cyclic_index(small, target), small)
             else:
                 maps[name] = self.units(small, target)
+        if HEADS in maps and KV_HEADS in maps and shapes.small.spaces[HEADS].norm is Norm.RMS:
+            maps[HEADS], maps[KV_HEADS] = heads_under_one_norm(maps[HEADS], maps[KV_HEADS])
         return maps
 
 

@@ -128,13 +128,17 @@ class Operator:
         return [str(self.width.reference), str(self.depth.reference)]
 
 
-def build(config: OperatorConfig) -> Operator:
+def build(config: OperatorConfig, chosen: str | None = None) -> Operator:
     """The operator of a config; for a learned one, the operator that it starts from.
+
+    Args:
+        chosen: operator=auto: one of the candidates; None: the first.
 
     Raises:
         ConfigError: an unknown start, width or depth operator.
     """
-    width, depth = _pair(config.init or "exact", "operator.init")
+    candidate = chosen or next(iter(config.candidates), None)
+    width, depth = _pair(candidate or config.init or "exact", "operator.init")
     return Operator(
         WIDTH_OPERATORS.get(config.width or width)(), DEPTH_OPERATORS.get(config.depth or depth)()
     )

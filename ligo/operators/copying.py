@@ -12,13 +12,16 @@ LayerNorm  also takes the mean. Where D' = m D + t with a remainder t, the first
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from ligo.core.errors import PlanError
-from ligo.families.spec import KEY_DIM, QUERY_DIM, Norm, Space
+from ligo.families.spec import QUERY_DIM, Norm, Space
 from ligo.operators.maps import (
     EVERY_NORM,
     CopiesThenMean,
+    Factor,
     Select,
     SpaceMap,
     copies_per_unit,
@@ -109,6 +112,46 @@ def residual_copies(space: Space, num_target: int) -> SpaceMap:
     )
 
 
+def heads_under_one_norm(heads: SpaceMap, kv_heads: SpaceMap) -> tuple[SpaceMap, SpaceMap]:
+    """Copies of heads whose queries go through one norm over all heads, and whose keys do so too (OLMo 2).
+
+    As in the residual stream, a head with n copies is written with sqrt((H'/H) / n), which keeps the mean square at
+    every ratio; here the norm's gains undo it at once. Values are written like keys, so the output projection
+    reads each head with the inverse of its key/value head's scale.
+    """
+    if not all(isinstance(m.expand, Select) and np.all(m.expand.scale != 0) for m in (heads, kv_heads)):
+        return (
+            heads,
+            kv_heads,
+        )  # zeros beside the old heads: no scale undoes these, and the maps do not claim it
+    scale, kv_scale = (_copy_scale(m.expand) for m in (heads, kv_heads))
+    of_kv_head = np.repeat(kv_scale, len(scale) // len(kv_scale))
+    return (
+        _rescaled(heads, written=scale, read=of_kv_head),
+        _rescaled(kv_heads, written=kv_scale, read=kv_scale),
+    )
+
+
+def _copy_scale(copied: Factor) -> np.ndarray:
+    assert isinstance(copied, Select)
+    counts = copies_per_unit(copied.index, copied.num_small)
+    return np.asarray(np.sqrt(len(copied.index) / copied.num_small / counts[copied.index]))
+
+
+def _rescaled(copies: SpaceMap, written: np.ndarray, read: np.ndarray) -> SpaceMap:
+    """Copies whose writers multiply by `written`, whose gains undo it, and whose readers find them times `read`."""
+    copied, reduce = copies.expand, copies.reduce
+    assert isinstance(copied, Select) and isinstance(reduce, Select)
+    return replace(
+        copies,
+        expand=copied.scaled(written),
+        normed=copied.scaled(read),
+        reduce=reduce.scaled(1 / read),
+        gain=copied.scaled(1 / written),
+        keeps=copies.keeps | {Norm.RMS},
+    )
+
+
 def padded(places: np.ndarray, num_target: int, scale: float = 1.0) -> Select:
     """Small unit j goes to place places[j] with a factor; all other places are zero."""
     index, factors = np.zeros(num_target, dtype=np.int64), np.zeros(num_target)
@@ -121,24 +164,35 @@ def head_dim_maps(small: Space, target: Space) -> SpaceMap:
 
     In heads of h coordinates, pair i turns with theta^(-2 i / h); in heads of k h the same frequency is that of
     pair k i. New coordinates are zero in keys and values. Queries make up for the other score scale,
-    h^-1/2 against (k h)^-1/2. Under a norm over the head (Qwen3), old coordinates are scaled to keep its mean
-    square, and the norm's gains make up for both.
+    h^-1/2 against (k h)^-1/2. Under a norm over the head (Qwen3) old key coordinates are scaled to keep its mean
+    square, new query coordinates are copies of old ones, and the norms' gains make up for both and for the score.
+    New query coordinates meet zero keys, so they may be anything but zero: then both would stay so for ever.
     """
-    places = head_dim_places(small, target)
+    places, ratio = head_dim_places(small, target), target.size / small.size
     old = np.zeros(target.size, dtype=bool)
     old[places] = True
     plain, score = padded(places, target.size), small.score_scale / target.score_scale
     if small.norm is None:
         written, read = (plain.scaled(by) if small.name == QUERY_DIM else plain for by in (score, 1 / score))
-        # new query coordinates meet zero keys, so they may be anything: else both would stay zero for ever
         fresh = ~old if small.name == QUERY_DIM else None
         return SpaceMap(expand=written, reduce=read, faithful=True, fresh=fresh)
-    spread = np.sqrt(target.size / small.size)
-    undo = 1.0 if small.name == KEY_DIM else score
-    copied = Select(plain.index, np.where(old, undo / spread, 1.0), small.size)
     keeps = frozenset({Norm.RMS}) if small.norm is Norm.RMS else frozenset()
+    if small.name == QUERY_DIM:
+        index = plain.index.copy()
+        index[~old] = cyclic_index(small.size, target.size - small.size)
+        copied = Select(index, np.ones(target.size), small.size)
+        scale = np.sqrt(ratio / copies_per_unit(index, small.size)[index])
+        return SpaceMap(
+            expand=copied.scaled(scale),
+            reduce=plain,
+            gain=copied.scaled(score / scale),
+            keeps=keeps,
+            faithful=True,
+        )
+    spread = np.sqrt(ratio)
+    gain = Select(plain.index, np.where(old, 1 / spread, 1.0), small.size)
     return SpaceMap(
-        expand=plain.scaled(spread), reduce=plain.scaled(1 / spread), gain=copied, keeps=keeps, faithful=True
+        expand=plain.scaled(spread), reduce=plain.scaled(1 / spread), gain=gain, keeps=keeps, faithful=True
     )
 
 

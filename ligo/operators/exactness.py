@@ -22,14 +22,18 @@ class Exactness:
     """Whether the grown model computes the small one's function, and why or why not."""
 
     exact: bool
-    reason: str
+    reasons: tuple[str, ...]
+
+    @property
+    def reason(self) -> str:
+        return "; ".join(self.reasons)
 
 
 def foldable(family: Family) -> bool:
-    """Whether every gain on the residual stream can be folded into readers: RMSNorm, before its readers."""
-    named = {spec.gain for spec in family.tensors}
+    """Whether every gain on the residual stream can be folded into readers: all norms stand before readers."""
+    read = {spec.gain for spec in family.tensors if RESIDUAL in spec.spaces(Role.READ)}
     gains = [s for s in family.tensors if RESIDUAL in s.spaces(Role.GAIN) and not s.before_head]
-    return family.spaces[RESIDUAL].norm is Norm.RMS and all(spec.name in named for spec in gains)
+    return all(spec.name in read for spec in gains)
 
 
 def check_gains(shapes: Shapes, maps: GrowthMaps, operator: str) -> None:
@@ -40,14 +44,10 @@ def check_gains(shapes: Shapes, maps: GrowthMaps, operator: str) -> None:
     """
     space_map = maps.spaces[RESIDUAL]
     if space_map.fold_gains and space_map.gain is None and not foldable(shapes.small):
-        why = (
-            "LayerNorm's shift and mean cannot be folded into the readers"
-            if shapes.small.norm is Norm.LAYER
-            else "its norms stand after the blocks, where no reader could take their gains"
-        )
         raise PlanError(
             f"operator.width={operator} mixes the coordinates of the residual stream, so the gains of the norms must be "
-            f"folded into their readers, and in {shapes.small.name} models that cannot be: {why}.\n"
+            f"folded into their readers, and in {shapes.small.name} models that cannot be: norms stand after the blocks, "
+            "where no reader could take their gains.\n"
             "  Try: operator.width=scaled_duplication"
         )
 
@@ -55,9 +55,7 @@ def check_gains(shapes: Shapes, maps: GrowthMaps, operator: str) -> None:
 def exactness(shapes: Shapes, maps: GrowthMaps) -> Exactness:
     """The verdict on one growth, with its reasons."""
     broken = [*_broken_in_width(shapes, maps), *_broken_in_depth(shapes, maps)]
-    if broken:
-        return Exactness(False, "; ".join(broken))
-    return Exactness(True, "; ".join(_kept(shapes, maps)))
+    return Exactness(False, tuple(broken)) if broken else Exactness(True, tuple(_kept(shapes, maps)))
 
 
 def _broken_in_width(shapes: Shapes, maps: GrowthMaps) -> Iterator[str]:
@@ -72,8 +70,12 @@ def _broken_in_width(shapes: Shapes, maps: GrowthMaps) -> Iterator[str]:
             yield f"width: new units of {name} come from the layer above"
         if norm is not None and norm not in space_map.keeps:
             yield f"width: {norm.value} sees other statistics of {name} ({space_map.expand.describe()})"
-    lossy = (key for key, space_map in maps.spaces.items() if not space_map.faithful and space_map.split is None)
-    for name in dict.fromkeys(key.partition(".")[0] for key in lossy):  # "ffn.3", of one layer, is the FFN's too
+    lossy = (
+        key for key, space_map in maps.spaces.items() if not space_map.faithful and space_map.split is None
+    )
+    for name in dict.fromkeys(
+        key.partition(".")[0] for key in lossy
+    ):  # "ffn.3", of one layer, is the FFN's too
         if name != EXPERTS:
             yield f"width: readers of {name} do not undo its writers"
     residual = maps.spaces[RESIDUAL]
@@ -81,12 +83,15 @@ def _broken_in_width(shapes: Shapes, maps: GrowthMaps) -> Iterator[str]:
         yield "width: the normed stream is itself added to, and its new coordinates do not stay the mean of the others"
     if target.dims.tied and residual.head_scale is None:
         yield "width: the tied head does not read what the embedding writes"
-    if EXPERTS in widens:
-        (few, many), taken = shapes.sizes(EXPERTS), (small.dims.experts_per_token, target.dims.experts_per_token)
+    if EXPERTS in small.spaces:
+        (few, many), taken = (
+            shapes.sizes(EXPERTS),
+            (small.dims.experts_per_token, target.dims.experts_per_token),
+        )
         if many % few or taken[0] * many != taken[1] * few:
             yield (
-                f"experts: copies share their tokens evenly only where every expert has equally many and each token "
-                f"takes as many times more ({taken[0]} of {few} -> {taken[1]} of {many})"
+                f"experts: a token finds the copies of its experts only where all have equally many and it takes "
+                f"as many times more ({taken[0]} of {few} -> {taken[1]} of {many})"
             )
 
 

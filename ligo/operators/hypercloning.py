@@ -19,7 +19,9 @@ from ligo.operators.scaled_duplication import ScaledDuplication
 class HyperCloning(ScaledDuplication):
     """Whole ratios only."""
 
-    reference: ClassVar[Reference] = Reference("Scaling Smart: HyperCloning (Samragh et al. 2024)", "2409.12903")
+    reference: ClassVar[Reference] = Reference(
+        "Scaling Smart: HyperCloning (Samragh et al. 2024)", "2409.12903"
+    )
     exact_when: ClassVar[str] = "always, at whole ratios; others are refused"
 
     def space_maps(self, shapes: Shapes) -> dict[str, SpaceMap]:

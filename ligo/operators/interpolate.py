@@ -14,7 +14,9 @@ from ligo.operators.maps import LayerMap, one_hot
 class Interpolate(DepthOperator):
     """Repeat each layer in place: layer l copies small layer floor(l L / L')."""
 
-    reference: ClassVar[Reference] = Reference("Multi-level residual networks (Chang et al., ICLR 2018)", "1710.10348")
+    reference: ClassVar[Reference] = Reference(
+        "Multi-level residual networks (Chang et al., ICLR 2018)", "1710.10348"
+    )
     exact_when: ClassVar[str] = "where the depth does not grow"
 
     def layer_map(self, num_small: int, num_target: int) -> LayerMap:

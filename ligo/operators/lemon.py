@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from ligo.families.spec import HEADS, RESIDUAL, Norm, Space
+from ligo.families.spec import HEADS, KV_HEADS, RESIDUAL, Norm, Space
 from ligo.operators.base import WIDTH_OPERATORS, Reference, Shapes, WidthOperator
 from ligo.operators.copying import cyclic_index, duplicated, residual_copies
 from ligo.operators.maps import EVERY_NORM, Select, SpaceMap, copies_per_unit
@@ -23,12 +23,18 @@ from ligo.operators.maps import EVERY_NORM, Select, SpaceMap, copies_per_unit
 class Lemon(WidthOperator):
     """Uneven splits; average expansion for LayerNorm, zero expansion for RMSNorm."""
 
-    reference: ClassVar[Reference] = Reference("LEMON: lossless model expansion (Wang et al., ICLR 2024)", "2310.07999")
+    reference: ClassVar[Reference] = Reference(
+        "LEMON: lossless model expansion (Wang et al., ICLR 2024)", "2310.07999"
+    )
     exact_when: ClassVar[str] = "always; after-norm models (BERT) at whole ratios"
 
     def residual(self, shapes: Shapes) -> SpaceMap:
         space, num_target = shapes.small.spaces[RESIDUAL], shapes.target.dims.hidden_size
-        whole = residual_copies(space, num_target) if space.norm is Norm.LAYER else zero_expanded(space, num_target)
+        whole = (
+            residual_copies(space, num_target)
+            if space.norm is Norm.LAYER
+            else zero_expanded(space, num_target)
+        )
         copied = whole.seen
         assert isinstance(copied, Select)
         return replace(whole, reduce=_uneven_reading(copied))
@@ -42,7 +48,14 @@ class Lemon(WidthOperator):
         expand = maps[HEADS].expand
         if maps[HEADS].grows and isinstance(expand, Select):
             index, small = expand.index, expand.num_small
-            maps[HEADS] = duplicated(index, small, uneven_shares(index, small))
+            shares = uneven_shares(index, small)
+            maps[HEADS] = duplicated(index, small, shares)
+            if (
+                KV_HEADS in maps
+            ):  # copies of a key/value head matter as much as the query heads that they serve
+                kv_small, kv_target = shapes.heads[1]
+                kv_shares = shares.reshape(kv_target, -1).sum(1) * kv_small / small
+                maps[KV_HEADS] = duplicated(cyclic_index(kv_small, kv_target), kv_small, kv_shares)
         return maps
 
 

@@ -158,6 +158,12 @@ class CopiesThenMean(Factor):
         grown = torch.cat([copies, means])
         return grown if self.scale == 1.0 else grown * self.scale
 
+    def copies(self) -> Select:
+        """The rows that copy; the others zero."""
+        rest = (0, self.num_target - len(self.index))
+        scale = np.pad(np.full(len(self.index), self.scale), rest)
+        return Select(np.pad(self.index, rest), scale, self.num_small)
+
     def squared(self) -> Dense:
         return Dense(self.matrix() ** 2)
 
@@ -195,6 +201,11 @@ class Dense(Factor):
 def copies_per_unit(index: np.ndarray, num_small: int) -> np.ndarray:
     """How many target units copy each small unit: [n] int64."""
     return np.bincount(index, minlength=num_small)
+
+
+def nothing(num_small: int, num_target: int) -> Select:
+    """Every target unit is zero."""
+    return Select(np.zeros(num_target, dtype=np.int64), np.zeros(num_target), num_small, label="zero")
 
 
 def identity(size: int) -> Select:
@@ -464,12 +475,32 @@ class GrowthMaps:
     def dual(self) -> GrowthMaps:
         """The maps by which gradients grow: if W' = E W P^T computes the same, then G' = P G E^T.
 
-        Scales of norms: each copy gets its share of the gradient.
+        An axis that is written takes what its readers give back, an axis that is read takes what they see, and each
+        copy of a norm's scale gets its share of the gradient. That is a function of the small gradient only where
+        a scale is copied, not folded into its readers; elsewhere it gets zero. Inserted layers get zero too: only
+        the tensors that end them have a gradient, and the small model knows nothing of it.
+
+        Exact for exact maps without noise, but for what writes a normed space (the residual stream, normed heads)
+        whose copies are read unevenly (`lemon`), not all read, or averaged: the gradient through the norm is then no
+        function of the small one.
         """
-        return GrowthMaps({key: _dual(space_map) for key, space_map in self.spaces.items()}, self.layers)
+        inserted = sorted(self.layers.identity_layers)
+
+        def without_inserted(weights: Any) -> Any:
+            kept = weights.copy() if isinstance(weights, np.ndarray) else weights.clone()
+            kept[inserted] = 0.0
+            return kept
+
+        layers = replace(
+            self.layers,
+            weights=without_inserted(self.layers.weights),
+            learned={kind: without_inserted(weights) for kind, weights in self.layers.learned.items()},
+        )
+        return GrowthMaps({key: _dual(space_map) for key, space_map in self.spaces.items()}, layers)
 
     def squared(self) -> GrowthMaps:
-        """Every map with its entries squared: how second moments grow."""
+        """Every map with its entries squared: how second moments grow. Exact where the maps are selections, else as
+        if the entries of a gradient were independent."""
 
         def square(factor: Factor | None) -> Factor | None:
             return None if factor is None else factor.squared()
@@ -482,16 +513,32 @@ class GrowthMaps:
                 normed=square(m.normed),
                 gain=square(m.gain),
                 head_scale=None if m.head_scale is None else m.head_scale**2,
+                split=None if m.split is None else (m.split[0].squared(), m.split[1].squared()),
             )
             for key, m in self.spaces.items()
         }
-        return GrowthMaps(spaces, replace(self.layers, weights=self.layers.weights**2))
+        learned = {kind: weights**2 for kind, weights in self.layers.learned.items()}
+        return GrowthMaps(spaces, replace(self.layers, weights=self.layers.weights**2, learned=learned))
 
 
 def _dual(space_map: SpaceMap) -> SpaceMap:
-    gain, seen, reduce = space_map.gain, space_map.seen, space_map.reduce
-    if isinstance(gain, Select) and isinstance(seen, Select) and isinstance(reduce, Select):
-        gain = Select(gain.index, reduce.scale * seen.scale, gain.num_small)
-    return replace(
-        space_map, expand=reduce, reduce=seen, normed=None, gain=gain, split=None, fresh=None, fold_gains=False
-    )
+    rows, columns = space_map.expand.shape
+    expand, seen, reduce, gain = space_map.expand, space_map.seen, space_map.reduce, space_map.gain
+    copies = reduce.copies() if isinstance(reduce, CopiesThenMean) else reduce
+    written, gained = reduce, nothing(columns, rows)
+    if isinstance(seen, Select) and isinstance(copies, Select):
+        share = copies.scaled(seen.scale, label="share")  # of the gradient, for each copy
+        if isinstance(gain, Select):
+            gained = _divided(share, gain.scale)
+        if space_map.normed is not None and isinstance(expand, Select):
+            written = _divided(share, expand.scale)
+    own, above = space_map.split or (None, None)
+    split = None
+    if isinstance(written, Select) and isinstance(own, Select) and isinstance(above, Select):
+        split = written.scaled(own.scale != 0), written.scaled(above.scale != 0)
+    return SpaceMap(expand=written, reduce=seen, gain=gained, split=split)
+
+
+def _divided(factor: Select, by: np.ndarray) -> Select:
+    """Rows divided by numbers; those divided by zero are zero."""
+    return replace(factor, scale=np.divide(factor.scale, by, out=np.zeros(len(by)), where=by != 0))

@@ -36,10 +36,14 @@ class OriginalRows(WidthOperator):
         maps = super().space_maps(shapes)
         layers = range(shapes.target.dims.num_layers)
         for layout in _inner_layouts(shapes):
-            small, target = (layout_size(layout, spaces) for spaces in (shapes.small.spaces, shapes.target.spaces))
+            small, target = (
+                layout_size(layout, spaces) for spaces in (shapes.small.spaces, shapes.target.spaces)
+            )
             if small != target:
                 key = next(layout_keys(layout))
-                maps |= {f"{key}.{layer}": averaging_rows(small, target, f"{key}.{layer}") for layer in layers}
+                maps |= {
+                    f"{key}.{layer}": averaging_rows(small, target, f"{key}.{layer}") for layer in layers
+                }
         return maps
 
 

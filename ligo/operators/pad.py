@@ -23,8 +23,13 @@ from ligo.operators.maps import Select, SpaceMap
 class Pad(WidthOperator):
     """Zeros beside everything."""
 
-    reference: ClassVar[Reference] = Reference("Composable function-preserving expansions (Gesmundo & Maile 2023)", "2308.06103")
-    exact_when: ClassVar[str] = "always under RMSNorm; under LayerNorm where the residual stream does not grow"
+    reference: ClassVar[Reference] = Reference(
+        "Composable function-preserving expansions (Gesmundo & Maile 2023)", "2308.06103"
+    )
+    exact_when: ClassVar[str] = (
+        "always under RMSNorm, but for new heads under one norm over all of them (OLMo 2); under LayerNorm where the "
+        "residual stream does not grow"
+    )
 
     def residual(self, shapes: Shapes) -> SpaceMap:
         small, target = shapes.sizes(RESIDUAL)
@@ -65,6 +70,4 @@ def padded_units(places: np.ndarray, num_target: int) -> SpaceMap:
     """Old units at their places; the others are written at random and read with zero."""
     select = padded(places, num_target)
     gain = replace(select, scale=np.ones(num_target))
-    return SpaceMap(
-        expand=select, reduce=select, gain=gain, faithful=True, fresh=select.scale == 0
-    )
+    return SpaceMap(expand=select, reduce=select, gain=gain, faithful=True, fresh=select.scale == 0)

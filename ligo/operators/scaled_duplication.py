@@ -19,7 +19,9 @@ from ligo.operators.maps import SpaceMap
 class ScaledDuplication(WidthOperator):
     """Copies of everything, at every ratio."""
 
-    reference: ClassVar[Reference] = Reference("Net2Net, with norm statistics kept at every ratio", "1511.05641")
+    reference: ClassVar[Reference] = Reference(
+        "Net2Net, with norm statistics kept at every ratio", "1511.05641"
+    )
     exact_when: ClassVar[str] = "always; after-norm models (BERT) at whole ratios"
 
     def residual(self, shapes: Shapes) -> SpaceMap:

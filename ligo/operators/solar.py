@@ -15,7 +15,9 @@ from ligo.operators.maps import LayerMap, one_hot
 class Solar(DepthOperator):
     """Depth up-scaling: the first layers, then the last layers, overlapping in the middle."""
 
-    reference: ClassVar[Reference] = Reference("SOLAR 10.7B: depth up-scaling (Kim et al. 2023)", "2312.15166")
+    reference: ClassVar[Reference] = Reference(
+        "SOLAR 10.7B: depth up-scaling (Kim et al. 2023)", "2312.15166"
+    )
     exact_when: ClassVar[str] = "where the depth does not grow"
 
     def layer_map(self, num_small: int, num_target: int) -> LayerMap:

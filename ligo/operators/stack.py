@@ -14,7 +14,9 @@ from ligo.operators.maps import LayerMap, one_hot
 class Stack(DepthOperator):
     """Repeat the whole stack: layer l copies small layer l mod L."""
 
-    reference: ClassVar[Reference] = Reference("StackBERT (Gong et al., ICML 2019); Stacking your transformers", "2405.15319")
+    reference: ClassVar[Reference] = Reference(
+        "StackBERT (Gong et al., ICML 2019); Stacking your transformers", "2405.15319"
+    )
     exact_when: ClassVar[str] = "where the depth does not grow"
 
     def layer_map(self, num_small: int, num_target: int) -> LayerMap:

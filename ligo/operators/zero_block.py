@@ -14,7 +14,9 @@ from ligo.operators.maps import LayerMap, one_hot
 class ZeroBlock(DepthOperator):
     """Spread the small layers evenly and insert identity blocks: copies that end in zero."""
 
-    reference: ClassVar[Reference] = Reference("LLaMA Pro: progressive LLaMA with block expansion", "2401.02415")
+    reference: ClassVar[Reference] = Reference(
+        "LLaMA Pro: progressive LLaMA with block expansion", "2401.02415"
+    )
     exact_when: ClassVar[str] = "always; not in after-norm models (BERT)"
 
     def layer_map(self, num_small: int, num_target: int) -> LayerMap:

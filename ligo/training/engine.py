@@ -1,6 +1,6 @@
 """Engines: what takes an optimiser step. DeepSpeed for any number of ranks, plain torch for one.
 
-Token batches are int64 arrays [windows, length + 1]; a rank hands its own windows to `step`.
+Batches are int64 arrays, one window or image per row; a rank hands its own rows to `step`.
 """
 
 from __future__ import annotations
@@ -19,15 +19,20 @@ from torch import Tensor, nn
 from ligo.core import distributed
 from ligo.core.errors import ConfigError, require
 from ligo.core.libraries import quiet_libraries
+from ligo.families.stock import as_on_disk
 from ligo.training.config import BatchShape, TrainConfig, check_deepspeed_keys
-from ligo.training.objectives import next_token_loss
+from ligo.training.objectives import Objective
+
+Moments = Mapping[str, tuple[Tensor, Tensor]]
+"""Name of a parameter in the running model -> its exp_avg and exp_avg_sq, in its full shape."""
 
 
 class Engine(Protocol):
-    """A model with its optimiser, ready to step."""
+    """A model with its objective and its optimiser, ready to step."""
 
     device: torch.device
     module: nn.Module
+    objective: Objective
 
     def step(self, windows: np.ndarray, lr: float) -> tuple[float, float | None]:
         """One optimiser step on this rank's windows: (mean loss over ranks, gradient norm before clipping)."""
@@ -40,15 +45,20 @@ class Engine(Protocol):
     def load(self, folder: Path) -> None: ...
 
     def weights(self) -> dict[str, Tensor]:
-        """The model's full weights on the CPU (rank 0; empty elsewhere); every rank calls it."""
+        """The model's full weights on the CPU, by their names on disk (rank 0; empty elsewhere); every rank
+        calls it."""
+        ...
+
+    def moments(self) -> tuple[int, Moments]:
+        """Steps taken, and Adam's moments in full on the CPU (rank 0; empty elsewhere); every rank calls it."""
+        ...
+
+    def load_moments(self, step: int, moments: Moments, windows: np.ndarray) -> None:
+        """Begin as if after `step` steps with these moments; `windows`: of this rank's first step. Every rank
+        calls it."""
         ...
 
     def close(self) -> None: ...
-
-
-def window_loss(module: nn.Module, windows: Tensor) -> Tensor:
-    """The objective of a model on windows [batch, length + 1]."""
-    return next_token_loss(module(input_ids=windows[:, :-1], use_cache=False).logits, windows)
 
 
 def make_optimizer(module: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
@@ -75,9 +85,11 @@ def micro_batches(windows: np.ndarray, shape: BatchShape, device: torch.device) 
 class TorchEngine:
     """One process, plain torch: the reference that DeepSpeed's losses are compared with."""
 
-    def __init__(self, module: nn.Module, config: TrainConfig, shape: BatchShape) -> None:
+    def __init__(
+        self, module: nn.Module, objective: Objective, config: TrainConfig, shape: BatchShape
+    ) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.module = module.to(self.device)
+        self.module, self.objective = module.to(self.device), objective
         self._optimizer = make_optimizer(self.module, config)
         self._config, self._shape = config, shape
 
@@ -85,7 +97,7 @@ class TorchEngine:
         total = 0.0
         for part in micro_batches(windows, self._shape, self.device):
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self._config.precision == "bf16"):
-                loss = window_loss(self.module, part) / self._shape.micro_batches
+                loss = self.objective.loss(self.module, part) / self._shape.micro_batches
             loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
         norm = nn.utils.clip_grad_norm_(self.module.parameters(), self._config.clip or float("inf"))
@@ -107,10 +119,32 @@ class TorchEngine:
         self._optimizer.load_state_dict(state["optimizer"])
 
     def weights(self) -> dict[str, Tensor]:
-        return {name: tensor.detach().cpu() for name, tensor in self.module.named_parameters()}
+        return as_on_disk(self.module, {n: p.detach().cpu() for n, p in self.module.named_parameters()})
+
+    def moments(self) -> tuple[int, Moments]:
+        state = self._optimizer.state
+        found = {name: _moments_in(state, p) for name, p in self.module.named_parameters()}
+        return _steps_in(state), found
+
+    def load_moments(self, step: int, moments: Moments, windows: np.ndarray) -> None:
+        for name, parameter in self.module.named_parameters():
+            first, second = (moment.to(self.device, copy=True) for moment in moments[name])
+            steps = torch.tensor(float(step))
+            self._optimizer.state[parameter] = {"step": steps, "exp_avg": first, "exp_avg_sq": second}
 
     def close(self) -> None:
         pass
+
+
+def _moments_in(state: Mapping[Any, Any], parameter: Tensor) -> tuple[Tensor, Tensor]:
+    """Moments on the CPU; a parameter that never had a gradient has none yet."""
+    if parameter not in state:
+        return torch.zeros_like(parameter, device="cpu"), torch.zeros_like(parameter, device="cpu")
+    return state[parameter]["exp_avg"].cpu(), state[parameter]["exp_avg_sq"].cpu()
+
+
+def _steps_in(state: Mapping[Any, Any]) -> int:
+    return max((int(entry["step"]) for entry in state.values()), default=0)
 
 
 def deepspeed_config(keys: Mapping[str, Any], config: TrainConfig, shape: BatchShape) -> dict[str, Any]:
@@ -164,7 +198,12 @@ class DeepSpeedEngine:
     """Any number of ranks, ZeRO stage from DeepSpeed's own keys."""
 
     def __init__(
-        self, module: nn.Module, config: TrainConfig, shape: BatchShape, keys: Mapping[str, Any]
+        self,
+        module: nn.Module,
+        objective: Objective,
+        config: TrainConfig,
+        shape: BatchShape,
+        keys: Mapping[str, Any],
     ) -> None:
         deepspeed = import_deepspeed()
         distributed.start()
@@ -175,14 +214,14 @@ class DeepSpeedEngine:
             dist_init_required=False,
         )
         self.module, self.device = self._engine.module, torch.device(self._engine.device)
-        self._shape = shape
+        self.objective, self._shape = objective, shape
 
     def step(self, windows: np.ndarray, lr: float) -> tuple[float, float | None]:
         for group in self._optimizer.param_groups:
             group["lr"] = lr
         total = 0.0
         for part in micro_batches(windows, self._shape, self.device):
-            loss = window_loss(self._engine, part)
+            loss = self.objective.loss(self._engine, part)
             self._engine.backward(loss)
             self._engine.step()
             total += float(loss.detach()) / self._shape.micro_batches
@@ -205,16 +244,81 @@ class DeepSpeedEngine:
             with deepspeed.zero.GatheredParameters([parameter]):
                 if distributed.is_main():
                     full[name] = parameter.detach().float().cpu().clone()
-        return full
+        return as_on_disk(self.module, full) if full else {}
+
+    def moments(self) -> tuple[int, Moments]:
+        from deepspeed.utils import safe_get_full_optimizer_state as get
+
+        found: dict[str, tuple[Tensor, Tensor]] = {}
+        self._link_states()
+        masters = self._masters()
+        for name, parameter in self.module.named_parameters():
+            if masters:
+                pair = _moments_in(self._optimizer.state, masters[parameter])
+            else:
+                pair = (get(parameter, "exp_avg").cpu(), get(parameter, "exp_avg_sq").cpu())
+            if distributed.is_main():
+                found[name] = pair
+        return _steps_in(self._optimizer.state), found
+
+    def load_moments(self, step: int, moments: Moments, windows: np.ndarray) -> None:
+        self.step(windows, lr=0.0)  # changes no weight; before its first step DeepSpeed has no moments to set
+        self._link_states()
+        masters = self._masters()
+        for name, parameter in self.module.named_parameters():
+            for key, moment in zip(("exp_avg", "exp_avg_sq"), moments[name], strict=True):
+                if masters:
+                    self._optimizer.state[masters[parameter]][key].copy_(moment)
+                else:
+                    _set_moment(parameter, moment.to(self.device), key)
+        for state in self._optimizer.state.values():
+            state["step"].fill_(step)
+
+    def _link_states(self) -> None:
+        """Under ZeRO-1 and 2, show every parameter where its moments are in the flat ones. DeepSpeed does so once,
+        when the first of several groups has been stepped, and forgets it when it loads a checkpoint."""
+        from deepspeed.utils import lazy_init_hp_params_optimizer_state
+
+        if self._engine.zero_optimization_stage() in (1, 2):
+            flat = self._optimizer.single_partition_of_fp32_groups
+            for parameters, partition in zip(self._optimizer.bit16_groups, flat, strict=True):
+                lazy_init_hp_params_optimizer_state(parameters, partition, self._optimizer.state)
+
+    def _masters(self) -> dict[Tensor, Tensor]:
+        """Without ZeRO, the key of each parameter in the optimiser's state: itself, or its float32 master."""
+        if self._engine.zero_optimization_stage() > 0:
+            return {}
+        if not hasattr(self._optimizer, "fp32_groups"):
+            return {parameter: parameter for parameter in self.module.parameters()}
+        groups = zip(self._optimizer.fp16_groups, self._optimizer.fp32_groups, strict=True)
+        return {parameter: master for pair in groups for parameter, master in zip(*pair, strict=True)}
 
     def close(self) -> None:
         self._engine.destroy()
 
 
+def _set_moment(parameter: Any, moment: Tensor, key: str) -> None:
+    """Set this rank's share of a moment under ZeRO."""
+    from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
+
+    if not hasattr(parameter, "ds_tensor"):
+        safe_set_full_optimizer_state(parameter, moment, key)
+        return
+    # ZeRO-3 deals every parameter out to the ranks in equal pieces, the last one padded
+    size = parameter.ds_tensor.numel()
+    padded = nn.functional.pad(moment.flatten(), (0, size * distributed.world_size() - moment.numel()))
+    safe_set_local_optimizer_state(parameter, padded[distributed.rank() * size :][:size], key)
+
+
 def make_engine(
-    module: nn.Module, config: TrainConfig, shape: BatchShape, deepspeed: Mapping[str, Any]
+    module: nn.Module,
+    objective: Objective,
+    config: TrainConfig,
+    shape: BatchShape,
+    deepspeed: Mapping[str, Any],
 ) -> Engine:
-    """The engine that `train.engine` names."""
+    """The engine that `train.engine` names, its model in training mode."""
+    module.train()  # `from_pretrained` leaves dropout off
     if config.engine == "torch":
-        return TorchEngine(module, config, shape)
-    return DeepSpeedEngine(module, config, shape, deepspeed)
+        return TorchEngine(module, objective, config, shape)
+    return DeepSpeedEngine(module, objective, config, shape, deepspeed)

@@ -24,7 +24,7 @@ from ligo.core.log import progress
 from ligo.data.loader import rank_slice
 from ligo.tracking.base import Tracker
 from ligo.training.config import TrainConfig, learning_rate, num_steps
-from ligo.training.engine import Engine, window_loss
+from ligo.training.engine import Engine
 from ligo.training.resume import load_latest, save_checkpoint
 
 _SECTIONS = {
@@ -34,7 +34,7 @@ _SECTIONS = {
 
 
 class Windows(Protocol):
-    """Token windows of a step, [windows, length + 1] int64: a pure function of the step."""
+    """The batch of a step, int64 with a window or image per row: a pure function of the step."""
 
     def __getitem__(self, step: int) -> np.ndarray: ...
 
@@ -48,7 +48,7 @@ class Progress:
     flops: float = 0.0
     wall_s: float = 0.0
     loss: float = math.nan
-    """Last validation loss, nats per token."""
+    """Last validation loss, in nats per token or image."""
 
 
 def train(
@@ -97,6 +97,8 @@ def train(
         while state.step < total:
             started = time.monotonic()
             lr = learning_rate(config, state.step)
+            # dropout, where a model has any, is drawn from the step as well
+            torch.manual_seed(state.step * distributed.world_size() + distributed.rank())
             loss, norm = engine.step(
                 rank_slice(batches[state.step], distributed.rank(), distributed.world_size()), lr
             )
@@ -131,7 +133,8 @@ def train(
 
 
 def evaluate(engine: Engine, validation: list[np.ndarray]) -> float:
-    """Mean validation loss in nats per token. Ranks share the batches; the sum is over all of them."""
+    """Mean validation loss in nats. Ranks share the batches; the sum is over all of them."""
+    objective = engine.objective
     world, rank = distributed.world_size(), distributed.rank()
     engine.module.eval()
     total = 0.0
@@ -139,10 +142,10 @@ def evaluate(engine: Engine, validation: list[np.ndarray]) -> float:
         for first in range(0, len(validation), world):
             # all ranks run the same number of forward passes (ZeRO-3 needs that); surplus ones count zero
             mine = min(first + rank, len(validation) - 1)
-            loss = float(window_loss(engine.module, torch.from_numpy(validation[mine]).to(engine.device)))
-            total += loss * validation[mine][:, 1:].size * (first + rank < len(validation))
+            loss = objective.loss(engine.module, torch.from_numpy(validation[mine]).to(engine.device))
+            total += float(loss) * objective.num_tokens(validation[mine]) * (first + rank < len(validation))
     engine.module.train()
-    return distributed.mean_over_ranks(total) * world / sum(batch[:, 1:].size for batch in validation)
+    return distributed.mean_over_ranks(total) * world / sum(map(objective.num_tokens, validation))
 
 
 def _agree_to_stop(signal_number: int) -> int:

@@ -6,14 +6,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ligo.checkpoint.reader import read_config
+from ligo.families import stock
+from ligo.families.base import family_of
 from ligo.training.config import TrainConfig
 
 
 def pretrained_model(folder: Path, deepspeed: Mapping[str, Any], config: TrainConfig) -> Any:
-    """A causal LM with plain `from_pretrained`; under ZeRO-3 it is sharded while it loads."""
+    """A model with plain `from_pretrained` of its own class; under ZeRO-3 it is sharded while it loads."""
     import torch
-    from transformers import AutoModelForCausalLM
 
+    stock_class = stock.model_class(family_of(read_config(folder)))
     if config.engine == "deepspeed" and deepspeed.get("zero_optimization", {}).get("stage") == 3:
         from transformers.integrations import HfDeepSpeedConfig
 
@@ -24,16 +27,15 @@ def pretrained_model(folder: Path, deepspeed: Mapping[str, Any], config: TrainCo
         distributed.start()
         keys = {**deepspeed, "train_micro_batch_size_per_gpu": 1}
         sharding = HfDeepSpeedConfig(keys)  # must be alive while the model is built
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+        model = stock_class.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
         del sharding
         return model
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    return stock_class.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
 
 
 def fresh_model(model_config: Mapping[str, Any], seed: int) -> Any:
-    """A causal LM with fresh weights; the same seed gives the same weights on every rank."""
+    """A model with fresh weights; the same seed gives the same weights on every rank."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.manual_seed(seed)
-    return AutoModelForCausalLM.from_config(AutoConfig.for_model(**model_config)).to(torch.float32)
+    return stock.fresh_model(family_of(model_config)).to(torch.float32)

@@ -1,13 +1,171 @@
-"""What is minimised, when a model is trained and when an operator is learned."""
+"""What is minimised, when a model is trained and when an operator is learned: one objective per kind of head.
+
+A batch is what `data.loader` gives, an int64 array or tensor with one window of text, or one image, per row.
+Losses are means over what has to be guessed, in nats: per token, or per image.
+"""
 
 from __future__ import annotations
 
-from einops import rearrange
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ligo.core.errors import CheckpointError
+from ligo.data.images import Images, ImageShape, prepare_images
+from ligo.data.mask import mask_tokens
+from ligo.data.sources import DataConfig
+from ligo.data.tokenize import Corpus, prepare
+from ligo.families.base import Family
+from ligo.families.vit import ViT
 
-def next_token_loss(logits: Tensor, windows: Tensor) -> Tensor:
-    """Mean next-token cross-entropy in nats: logits [batch, length, vocab] of windows [batch, length + 1]."""
-    labels = rearrange(windows[:, 1:], "b t -> (b t)")
-    return F.cross_entropy(rearrange(logits, "b t v -> (b t) v").float(), labels)
+Run = Callable[..., Any]
+"""A model, or one given as a function of its weights: keyword inputs -> a transformers output with `.logits`."""
+
+
+class Objective(ABC):
+    """What a model is trained on."""
+
+    def __init__(self, family: Family, load_tokenizer: Callable[[], Any] | None = None) -> None:
+        """
+        Args:
+            load_tokenizer: called once, by objectives on text only.
+        """
+        self.family = family
+        self._load_tokenizer = load_tokenizer
+
+    @abstractmethod
+    def prepare(self, data: DataConfig) -> Corpus | Images:
+        """What the batches are drawn from.
+
+        Raises:
+            LigoError: as `tokenize.prepare` and `prepare_images` do.
+        """
+
+    @abstractmethod
+    def inputs(self, batch: Tensor) -> Tensor:
+        """What a model is given with nothing hidden: token ids [rows, length], or images."""
+
+    @abstractmethod
+    def loss(self, run: Run, batch: Tensor) -> Tensor:
+        """The mean loss of `run` on a batch: a scalar, in nats."""
+
+    @abstractmethod
+    def num_tokens(self, batch: np.ndarray | Tensor) -> int:
+        """Tokens that a model works on in a batch; budgets and FLOPs are counted in them."""
+
+
+class TextObjective(Objective):
+    """On windows [rows, length + 1] of text."""
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        assert self._load_tokenizer is not None, "this objective was made without a tokenizer"
+        return self._load_tokenizer()
+
+    def prepare(self, data: DataConfig) -> Corpus:
+        return prepare(data, self.tokenizer, vocab_size=self.family.dims.vocab_size)
+
+    def inputs(self, batch: Tensor) -> Tensor:
+        return batch[:, :-1]
+
+    def num_tokens(self, batch: np.ndarray | Tensor) -> int:
+        rows, columns = batch.shape
+        return rows * (columns - 1)
+
+
+class CausalLM(TextObjective):
+    """Cross-entropy of every next token."""
+
+    def loss(self, run: Run, batch: Tensor) -> Tensor:
+        logits = run(input_ids=self.inputs(batch), use_cache=False).logits
+        return F.cross_entropy(logits.flatten(0, 1).float(), batch[:, 1:].flatten())
+
+
+class MaskedLM(TextObjective):
+    """Cross-entropy of hidden tokens (Devlin et al. 2019, arXiv 1810.04805); a window's last token is left out."""
+
+    @cached_property
+    def mask_id(self) -> int:
+        """
+        Raises:
+            CheckpointError: the tokenizer has no mask token.
+        """
+        if self.tokenizer.mask_token_id is None:
+            raise CheckpointError(
+                f"the tokenizer has no mask token, and {self.family.name} models are trained to guess what it hides.\n"
+                '  Try: name it in tokenizer_config.json, for example "mask_token": "[MASK]"'
+            )
+        return int(self.tokenizer.mask_token_id)
+
+    def loss(self, run: Run, batch: Tensor) -> Tensor:
+        tokens = self.inputs(batch)
+        shown, chosen = (
+            torch.from_numpy(array).to(batch.device)
+            for array in mask_tokens(
+                tokens.cpu().numpy(),
+                mask_id=self.mask_id,
+                special_ids=self.tokenizer.all_special_ids,
+                vocab_size=len(self.tokenizer),
+            )
+        )
+        return F.cross_entropy(run(input_ids=shown).logits[chosen].float(), tokens[chosen])
+
+
+class ImageClasses(Objective):
+    """Cross-entropy of the classes of images [rows, pixels + 1]; pixels 0 to 255 are scaled to [-1, 1]."""
+
+    family: ViT
+
+    @cached_property
+    def shape(self) -> ImageShape:
+        return ImageShape(
+            num_channels=self.family.setting("num_channels"),
+            size=self.family.setting("image_size"),
+            num_classes=self.family.num_classes,
+            num_tokens=self.family.tokens_per_image,
+        )
+
+    def prepare(self, data: DataConfig) -> Images:
+        return prepare_images(data, self.shape)
+
+    def inputs(self, batch: Tensor) -> Tensor:
+        channels, size = self.shape.num_channels, self.shape.size
+        return batch[:, :-1].reshape(-1, channels, size, size) / 127.5 - 1
+
+    def loss(self, run: Run, batch: Tensor) -> Tensor:
+        return F.cross_entropy(run(pixel_values=self.inputs(batch)).logits.float(), batch[:, -1])
+
+    def num_tokens(self, batch: np.ndarray | Tensor) -> int:
+        return len(batch) * self.shape.num_tokens
+
+
+OBJECTIVES: dict[str, type[Objective]] = {
+    "causal_lm": CausalLM,
+    "masked_lm": MaskedLM,
+    "image_classes": ImageClasses,
+}
+
+
+def make_objective(family: Family, load_tokenizer: Callable[[], Any] | None = None) -> Objective:
+    """The objective of a model's head.
+
+    Args:
+        load_tokenizer: gives the model's tokenizer; only asked where there is text. Causal models need none
+            unless their text has to be prepared.
+
+    Raises:
+        CheckpointError: there is no objective for this head; those that exist are named.
+    """
+    if family.objective not in OBJECTIVES:
+        raise CheckpointError(
+            f"{family.architecture} heads are trained on {family.objective!r}, for which ligo has no objective.\n"
+            f"  There are: {', '.join(OBJECTIVES)}.\n"
+            "  Try: stages=[write,verify], which trains nothing, or the model saved with another head"
+        )
+    return OBJECTIVES[family.objective](family, load_tokenizer)

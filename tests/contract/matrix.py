@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -21,15 +20,15 @@ from tests.growing import Grown, grow_model, operator
 
 FAMILIES: dict[str, dict[str, Any]] = {**RMS_DECODERS, **OTHERS}
 WIDTHS, DEPTHS = WIDTH_OPERATORS.names(), DEPTH_OPERATORS.names()
-RATIOS = ("2x", "uneven", "depth only", "heads only")
+RATIOS = ("2x", "2x width", "uneven width", "depth only", "heads only")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """`verdict` is exact, approximate or refused; `reason` in words."""
+    """`verdict` is exact, approximate or refused; `reasons` in words."""
 
     verdict: str
-    reason: str
+    reasons: tuple[str, ...]
 
 
 def wanted(family: str, ratio: str) -> dict[str, int]:
@@ -37,14 +36,15 @@ def wanted(family: str, ratio: str) -> dict[str, int]:
     follows from the rest."""
     model = family_of(FAMILIES[family])
     grouped = model.kv_heads_key is not None
+    twice = {"hidden_size": 64, "num_heads": 8, "ffn_size": 96, **({"num_kv_heads": 4} if grouped else {})}
     if ratio == "2x":
-        width = {"hidden_size": 64, "num_heads": 8, "num_layers": 4, "ffn_size": 96}
-        return {**width, "num_kv_heads": 4} if grouped else width
-    if ratio == "uneven":
-        width = {"num_layers": 3, "ffn_size": 60}
+        return {**twice, "num_layers": 4}
+    if ratio == "2x width":
+        return twice
+    if ratio == "uneven width":
         if grouped:  # whole groups of two query heads
-            return {**width, "hidden_size": 48, "num_heads": 6, "num_kv_heads": 3}
-        return {**width, "hidden_size": 40, "num_heads": 5}
+            return {"hidden_size": 48, "num_heads": 6, "num_kv_heads": 3, "ffn_size": 60}
+        return {"hidden_size": 40, "num_heads": 5, "ffn_size": 60}
     if ratio == "depth only":
         return {"num_layers": 3}
     return {"num_heads": 8, "num_kv_heads": 4} if grouped else {"num_heads": 8}
@@ -62,8 +62,8 @@ def plan(family: str, ratio: str, width: str, depth: str) -> GrowthPlan | PlanEr
 def declared(family: str, ratio: str, width: str, depth: str = "zero_block") -> Outcome:
     found = plan(family, ratio, width, depth)
     if isinstance(found, PlanError):
-        return Outcome("refused", str(found))
-    return Outcome("exact" if found.exactness.exact else "approximate", found.exactness.reason)
+        return Outcome("refused", (str(found),))
+    return Outcome("exact" if found.exactness.exact else "approximate", found.exactness.reasons)
 
 
 def measured(family: str, ratio: str, width: str, depth: str = "zero_block", **options: Any) -> Grown:
@@ -76,15 +76,7 @@ def measured(family: str, ratio: str, width: str, depth: str = "zero_block", **o
 def cases() -> list[tuple[str, str, str, str]]:
     """(family, ratio, width, depth): every width operator at every ratio, every depth operator at one."""
     widths = [(f, r, w, "zero_block") for f in FAMILIES for r in RATIOS for w in WIDTHS]
-    depths = [(f, "depth only", "scaled_duplication", d) for f in FAMILIES for d in DEPTHS if d != "zero_block"]
+    depths = [
+        (f, "depth only", "scaled_duplication", d) for f in FAMILIES for d in DEPTHS if d != "zero_block"
+    ]
     return widths + depths
-
-
-def summary(outcomes: Mapping[str, Outcome]) -> str:
-    """One cell of the page: the verdict shared by all ratios, or each with the ratios that it holds for."""
-    verdicts: dict[str, list[str]] = {}
-    for ratio, outcome in outcomes.items():
-        verdicts.setdefault(outcome.verdict, []).append(ratio)
-    if len(verdicts) == 1:
-        return next(iter(verdicts))
-    return "; ".join(f"{verdict}: {', '.join(ratios)}" for verdict, ratios in verdicts.items())

@@ -15,7 +15,7 @@ from ligo.families.stock import running_names
 from ligo.growth.execute import grow_tensors
 from ligo.growth.plan import GrowthPlan
 from ligo.growth.verify import load_stock
-from tests.contract import matrix
+from tests.contract import matrix, page
 from tests.contract.matrix import FAMILIES, cases, declared, measured, plan
 from tests.growing import EXACT_FLOAT32, EXACT_FLOAT64, Grown, grow, lively_model, on_disk_weights
 
@@ -26,13 +26,13 @@ CLEARLY_OTHER = 1e-7  # far above rounding in float64: a growth that is declared
 def test_what_is_declared_is_what_is_measured(family: str, ratio: str, width: str, depth: str) -> None:
     outcome = declared(family, ratio, width, depth)
     if outcome.verdict == "refused":
-        assert "\n  Try: " in outcome.reason, "a refusal says what to type instead"
+        assert "\n  Try: " in outcome.reasons[0], "a refusal says what to type instead"
         return
     difference = measured(family, ratio, width, depth).difference()
     if outcome.verdict == "exact":
-        assert difference <= EXACT_FLOAT64, outcome.reason
+        assert difference <= EXACT_FLOAT64, outcome.reasons
     else:
-        assert difference > CLEARLY_OTHER, outcome.reason
+        assert difference > CLEARLY_OTHER, outcome.reasons
 
 
 def exact_growth(family: str, **options: Any) -> Grown:
@@ -44,7 +44,9 @@ def exact_growth(family: str, **options: Any) -> Grown:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_exact_start_is_exact_in_float32_and_loads_as_a_stock_checkpoint(family: str, tmp_path: Path) -> None:
+def test_the_exact_start_is_exact_in_float32_and_loads_as_a_stock_checkpoint(
+    family: str, tmp_path: Path
+) -> None:
     grown = exact_growth(family, dtype="float32")
     assert grown.plan.exactness.exact
     assert grown.difference() <= EXACT_FLOAT32
@@ -66,7 +68,8 @@ def test_growth_is_the_same_every_time_and_in_the_dtype_asked_for(family: str) -
     assert isinstance(found, GrowthPlan)
     read = on_disk_weights(lively_model(found.small, "float32")).__getitem__
     first, again, other = (
-        dict(grow_tensors(found, found.maps, read, dtype=torch.float32, noise=1.0, seed=seed)) for seed in (0, 0, 1)
+        dict(grow_tensors(found, found.maps, read, dtype=torch.float32, noise=1.0, seed=seed))
+        for seed in (0, 0, 1)
     )
     assert list(first) == [spec.name for spec in found.target.tensors]
     for name, tensor in first.items():
@@ -74,3 +77,9 @@ def test_growth_is_the_same_every_time_and_in_the_dtype_asked_for(family: str) -
         assert tuple(tensor.shape) == found.job_of[name].shape
         assert torch.equal(tensor, again[name])
     assert any(not torch.equal(tensor, other[name]) for name, tensor in first.items())
+
+
+def test_the_page_of_the_matrix_is_what_is_declared() -> None:
+    assert page.PAGE.read_text(encoding="utf-8") == page.render(), (
+        "make it anew: python -m tests.contract.page"
+    )

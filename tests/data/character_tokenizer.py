@@ -8,6 +8,8 @@ from typing import Any
 class CharacterTokenizer:
     bos_token_id: int | None = None
     eos_token_id: int | None = 27
+    cls_token_id: int | None = None
+    sep_token_id: int | None = None
 
     def __init__(self) -> None:
         self.calls = 0

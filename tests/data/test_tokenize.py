@@ -103,6 +103,36 @@ def test_bos_before_each_document_where_the_tokenizer_does_so(tmp_path: Path, ll
     assert (both == 2).sum() == 0
 
 
+def test_cls_and_sep_around_each_document_where_the_tokenizer_puts_them(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Tokenizer(models.WordLevel(unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    special = ["[UNK]", "[CLS]", "[SEP]"]
+    backend.train_from_iterator(
+        STORIES, trainers.WordLevelTrainer(special_tokens=special, show_progress=False)
+    )
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+    )
+    bert_like = PreTrainedTokenizerFast(
+        tokenizer_object=backend, unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
+    )
+    corpus = prepare(config(write(tmp_path, STORIES)), bert_like, vocab_size=len(bert_like))
+    assert (corpus.train[0], corpus.train[-1]) == (1, 2)
+    starts, ends = np.flatnonzero(corpus.train == 1), np.flatnonzero(corpus.train == 2)
+    assert (starts[1:] == ends[:-1] + 1).all()
+    assert len(starts) + (corpus.validation == 1).sum() == len(STORIES)
+
+
+def test_a_tokenizer_for_masked_models_has_a_mask_token() -> None:
+    masks = train_tokenizer(STORIES, 300, mask=True)
+    assert (masks.mask_token_id, masks.eos_token_id, len(masks)) == (1, 0, 300)
+    assert masks.decode(masks("so [MASK]")["input_ids"][-1:]) == "[MASK]"
+    assert train_tokenizer(STORIES, 300).mask_token_id is None
+
+
 def test_bos_ends_documents_when_there_is_no_eos(tmp_path: Path) -> None:
     tokenizer = CharacterTokenizer()
     tokenizer.bos_token_id, tokenizer.eos_token_id = 27, None

@@ -142,7 +142,10 @@ def test_noise_depends_on_seed_and_name_alone() -> None:
         (dict(), "nothing to grow"),
         (dict(num_heads=5, hidden_size=40), "do not divide into 2 key/value heads"),
         (dict(hidden_size=33), "not a multiple of 4 query heads"),
-        (dict(head_dim=12), "rotary frequencies of the two coincide only where the size grows by a whole factor"),
+        (
+            dict(head_dim=12),
+            "rotary frequencies of the two coincide only where the size grows by a whole factor",
+        ),
         (dict(vocab_size=64), "vocab_size 96 -> 64"),
     ],
 )
@@ -172,3 +175,17 @@ def test_a_plan_is_plain_data_and_the_same_every_time() -> None:
     first, second = (json.dumps(plan_growth(tiny_config(), UNEVEN, operator()).as_json()) for _ in range(2))
     assert first == second
     assert json.loads(first)["layers"]["identity_blocks"] == [1, 2, 4]
+
+
+def test_growing_twice_by_whole_factors_gives_the_weights_of_growing_once() -> None:
+    middle = grow(tiny_config(), TWICE, noise=0.0)
+    factor_four = dict(hidden_size=128, num_layers=8, num_heads=16, num_kv_heads=8, ffn_size=192)
+    twice = plan_growth(middle.plan.target_config, factor_four, operator())
+    once = plan_growth(tiny_config(), factor_four, operator())
+    reads = (on_disk_weights(model).__getitem__ for model in (middle.model, middle.small))
+    first, second = (
+        dict(grow_tensors(plan, plan.maps, read, dtype=torch.float64, noise=0.0, seed=0))
+        for plan, read in zip((twice, once), reads, strict=True)
+    )
+    for name, tensor in second.items():
+        torch.testing.assert_close(first[name], tensor, rtol=0, atol=EXACT_FLOAT64)

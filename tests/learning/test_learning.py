@@ -45,7 +45,9 @@ def loss_of(plan: GrowthPlan, weights: dict[str, torch.Tensor], step: int = 0) -
     return make_objective(plan.target).loss(TargetFunction(plan)(weights), torch.from_numpy(windows(step)))
 
 
-def learned_weights(plan: GrowthPlan, config: OperatorConfig, small: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def learned_weights(
+    plan: GrowthPlan, config: OperatorConfig, small: dict[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
     maps = LearnedMaps(plan, config)()
     return grown_parameters(plan, maps, folded_small(plan, maps, small))
 
@@ -104,7 +106,8 @@ def test_every_form_begins_at_the_start_and_has_parameters_that_can_move(form: s
 def test_few_parameters_are_few() -> None:
     plan = plan_with(learning())
     sizes = {
-        form: sum(p.numel() for p in LearnedMaps(plan, learning(form=form, rank=2)).expand.parameters()) for form in FORMS
+        form: sum(p.numel() for p in LearnedMaps(plan, learning(form=form, rank=2)).expand.parameters())
+        for form in FORMS
     }
     assert sizes["dense"] > sizes["new_rows"] > sizes["low_rank"] > sizes["vera"]
 
@@ -129,7 +132,9 @@ def test_every_form_is_written_as_it_was_learned(form: str, tmp_path: Path) -> N
 def test_layer_norm_families_learn_too(family: str) -> None:
     """Their gains cannot be folded: they are copied as the start copies them."""
     config = learning(init="stack")
-    plan = plan_growth(OTHERS[family], dict(hidden_size=64, num_layers=4, num_heads=8, ffn_size=96), build(config))
+    plan = plan_growth(
+        OTHERS[family], dict(hidden_size=64, num_layers=4, num_heads=8, ffn_size=96), build(config)
+    )
     small = on_disk_weights(lively_model(plan.small, "float32"))
     learned, _ = learn(plan, small, init="stack", steps=16)
     assert learned.best_loss < learned.start_loss - 0.02

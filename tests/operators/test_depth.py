@@ -49,7 +49,12 @@ def test_depths_that_cannot_be_are_refused(operator: str, small: int, target: in
 
 @pytest.mark.parametrize(
     ("operator", "small", "target", "rate"),
-    [("stack", 3, 6, 0.8), ("interpolate", 3, 6, 0.4), ("stack", 8, 24, 0.913), ("interpolate", 8, 24, 0.304)],
+    [
+        ("stack", 3, 6, 0.8),
+        ("interpolate", 3, 6, 0.4),
+        ("stack", 8, 24, 0.913),
+        ("interpolate", 8, 24, 0.304),
+    ],
 )
 def test_connection_rates_are_the_published_ones(operator: str, small: int, target: int, rate: float) -> None:
     """Du et al., NeurIPS 2024, appendix H."""

@@ -116,7 +116,9 @@ def test_flags_of_a_product_are_set_where_any_part_is() -> None:
 
 @given(sizes, st.integers(1, 3))
 @settings(max_examples=40, deadline=None)
-def test_noise_outside_the_span_vanishes_on_every_expanded_activation(pair: tuple[int, int], unit: int) -> None:
+def test_noise_outside_the_span_vanishes_on_every_expanded_activation(
+    pair: tuple[int, int], unit: int
+) -> None:
     small, target = pair
     layout, rng = product(HEADS, QUERY_DIM), np.random.default_rng(0)
     for factor in factors(small, target):
@@ -138,15 +140,21 @@ def check_claims(space_map: SpaceMap) -> None:
     ratio, eye = target / small, np.eye(small)
     if space_map.faithful:
         np.testing.assert_allclose(reduce.T @ seen, eye, atol=TIGHT)
-        np.testing.assert_allclose(reduce.T @ expand, eye, atol=TIGHT)  # readers of the stream before its norm
+        np.testing.assert_allclose(
+            reduce.T @ expand, eye, atol=TIGHT
+        )  # readers of the stream before its norm
     if Norm.RMS in space_map.keeps:
         np.testing.assert_allclose(expand.T @ expand, ratio * eye, atol=TIGHT)
         np.testing.assert_allclose(seen, expand, atol=TIGHT)
     if Norm.LAYER in space_map.keeps:
         centre, centre_small = (np.eye(n) - 1 / n for n in (target, small))
-        np.testing.assert_allclose(centre @ expand, seen @ centre_small, atol=TIGHT)  # x' - mean(x') = N (x - mean(x))
+        np.testing.assert_allclose(
+            centre @ expand, seen @ centre_small, atol=TIGHT
+        )  # x' - mean(x') = N (x - mean(x))
         centred = centre @ expand
-        np.testing.assert_allclose(centred.T @ centred, ratio * centre_small, atol=TIGHT)  # the variance stays
+        np.testing.assert_allclose(
+            centred.T @ centred, ratio * centre_small, atol=TIGHT
+        )  # the variance stays
     if space_map.gain is not None and space_map.faithful:
         gains = np.random.default_rng(0).uniform(0.5, 2, small)
         copied = space_map.gain.matrix() @ gains
@@ -250,11 +258,15 @@ def test_mixing_whole_heads_commutes_with_rotary_positions_and_mixing_coordinate
 
 @given(st.integers(0, 500), st.integers(0, 500), st.integers(1, 4), st.integers(2, 4))
 @settings(max_examples=40, deadline=None)
-def test_larger_heads_give_the_scores_of_the_old_ones(query_at: int, key_at: int, half: int, factor: int) -> None:
+def test_larger_heads_give_the_scores_of_the_old_ones(
+    query_at: int, key_at: int, half: int, factor: int
+) -> None:
     small = Space(name=QUERY_DIM, size=2 * half, rotary=2 * half, score_scale=(2 * half) ** -0.5)
     target = Space(name=QUERY_DIM, size=factor * small.size, rotary=factor * small.size,
                    score_scale=(factor * small.size) ** -0.5)  # fmt: skip
-    as_keys = [Space(name=KEY_DIM, size=s.size, rotary=s.rotary, score_scale=s.score_scale) for s in (small, target)]
+    as_keys = [
+        Space(name=KEY_DIM, size=s.size, rotary=s.rotary, score_scale=s.score_scale) for s in (small, target)
+    ]
     rng = np.random.default_rng(query_at)
     query, key = rng.standard_normal((2, small.size))
     grown_query = head_dim_maps(small, target).expand.matrix() @ query
@@ -275,7 +287,9 @@ def test_two_whole_growths_are_the_growth_of_both(small: int, first: int, second
 
     middle, target = small * first, small * first * second
     for part in ("expand", "reduce"):
-        one, two, both = (getattr(grown(*p), part).matrix() for p in ((small, middle), (middle, target), (small, target)))
+        one, two, both = (
+            getattr(grown(*p), part).matrix() for p in ((small, middle), (middle, target), (small, target))
+        )
         np.testing.assert_allclose(two @ one, both, atol=TIGHT)
 
 

@@ -1,0 +1,167 @@
+"""What the families with LayerNorm share: every norm has a scale and a shift, heads have the size hidden / heads.
+
+GPT-2, GPT-NeoX, OPT, BERT, RoBERTa, ViT and DeiT say the rest in a file each.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import replace
+from typing import Any, ClassVar
+
+from ligo.core.errors import CheckpointError
+from ligo.families.base import Family
+from ligo.families.spec import (
+    FFN,
+    RESIDUAL,
+    VOCAB,
+    Axis,
+    Dims,
+    Norm,
+    Space,
+    TensorSpec,
+    gain,
+    reads,
+    shift,
+    writes,
+)
+
+ONCE_PER_SEQUENCE = 0.0
+"""Share of all tokens that a classification head is multiplied with: it costs nothing per token."""
+
+
+class LayerNormFamily(Family):
+    """Tables of linear layers and norms, each of them a weight and a bias."""
+
+    norm: ClassVar[Norm] = Norm.LAYER
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of a classification head, as transformers counts them.
+
+        Raises:
+            CheckpointError: there are none.
+        """
+        labels = self.config.get("id2label")
+        number = len(labels) if labels is not None else self.config.get("num_labels")
+        if number == 0:
+            raise CheckpointError(
+                f"config.json names no classes, so that this {self.name} model has no head to train.\n"
+                "  Try: load it with num_labels=N and save it again"
+            )
+        return 2 if number is None else int(number)
+
+    def _dims(self) -> Dims:
+        dims = super()._dims()
+        if dims.hidden_size % dims.num_heads:
+            raise CheckpointError(
+                f"config.json says {self.size_keys['hidden_size']}={dims.hidden_size} and {dims.num_heads} heads, "
+                "which do not divide it.\n  Try: save the model again with save_pretrained"
+            )
+        return replace(dims, tied=self.objective in ("causal_lm", "masked_lm") and dims.tied)
+
+    def _spaces(self) -> list[Space]:
+        d = self.dims
+        return [
+            Space(name=RESIDUAL, size=d.hidden_size, norm=self.norm),
+            *self.attention_spaces(),
+            Space(name=FFN, size=d.ffn_size),
+            *([Space(name=VOCAB, size=d.vocab_size)] if d.vocab_size else []),
+        ]
+
+    @abstractmethod
+    def layer_specs(self, prefix: str, layer: int) -> list[TensorSpec]:
+        """The tensors of one layer, whose names begin with `prefix`, in file order."""
+
+    def all_layers(self, prefix: str) -> list[TensorSpec]:
+        """The tensors of all layers, in file order."""
+        layers = range(self.dims.num_layers)
+        return [spec for layer in layers for spec in self.layer_specs(f"{prefix}.{layer}", layer)]
+
+    def norm_specs(
+        self, name: str, layer: int | None = None, *, before_head: bool = False
+    ) -> list[TensorSpec]:
+        """Scale and shift of a LayerNorm on the residual stream."""
+        kind = _kind(name, layer)
+        return [
+            TensorSpec(
+                name=f"{name}.{part}",
+                kind=f"{kind}.{part}",
+                layer=layer,
+                axes=(axis,),
+                gain=scale,
+                before_head=before_head,
+            )
+            for part, axis, scale in (
+                ("weight", gain(RESIDUAL), None),
+                ("bias", shift(RESIDUAL), f"{name}.weight"),
+            )
+        ]
+
+    def linear_specs(
+        self,
+        name: str,
+        out: Axis,
+        in_: Axis,
+        *,
+        layer: int | None = None,
+        norm: str | None = None,
+        bias: bool = True,
+        ends_block: bool = False,
+        in_first: bool = False,
+        **more: Any,
+    ) -> list[TensorSpec]:
+        """Weight and bias of a linear layer.
+
+        Args:
+            norm: the LayerNorm between the stream and this layer.
+            in_first: the weight is stored [in, out].
+            more: fields of `TensorSpec` for the weight alone.
+        """
+        kind = _kind(name, layer)
+        weight = TensorSpec(
+            name=f"{name}.weight",
+            kind=f"{kind}.weight",
+            layer=layer,
+            axes=(in_, out) if in_first else (out, in_),
+            gain=norm and f"{norm}.weight",
+            ends_block=ends_block,
+            **more,
+        )
+        offset = TensorSpec(
+            name=f"{name}.bias", kind=f"{kind}.bias", layer=layer, axes=(out,), ends_block=ends_block
+        )
+        return [weight, offset] if bias else [weight]
+
+    def embedding_spec(self, name: str, *, tied_head: str) -> TensorSpec:
+        """The table of tokens; a tied head is another name for it in the running model."""
+        return TensorSpec(
+            name=name,
+            kind="embedding",
+            axes=(writes(VOCAB), writes(RESIDUAL)),
+            lookup=True,
+            aliases=(tied_head,) if self.dims.tied else (),
+        )
+
+    def table_spec(self, name: str, *sizes: int) -> TensorSpec:
+        """Vectors that are added to the stream by their place in a table of fixed size: positions, token types."""
+        axes = (*(writes(size) for size in sizes), writes(RESIDUAL))
+        return TensorSpec(name=name, kind=name, axes=axes, lookup=True)
+
+    def head_specs(self, name: str, *, norm: str, embedding: str) -> list[TensorSpec]:
+        """An output head of its own, without a bias; a tied one is not on disk."""
+        if self.dims.tied:
+            return []
+        return self.linear_specs(
+            name, writes(VOCAB), reads(RESIDUAL), norm=norm, bias=False, else_from=embedding
+        )
+
+    def classifier_specs(self, name: str, in_: Axis, norm: str | None = None) -> list[TensorSpec]:
+        """A classification head; the number of classes is fixed."""
+        return self.linear_specs(
+            name, writes(self.num_classes), in_, norm=norm, active_share=ONCE_PER_SEQUENCE
+        )
+
+
+def _kind(name: str, layer: int | None) -> str:
+    return name if layer is None else name.partition(f".{layer}.")[2]
