@@ -59,7 +59,7 @@ def make_plan(
     """The growth plan of a config.
 
     Args:
-        chosen: operator=auto: the candidate whose plan it is; None: the first.
+        chosen: operator=auto: the candidate whose plan it is; None: the first, once all are known to be possible.
 
     Raises:
         PlanError: the shapes cannot be grown.
@@ -70,9 +70,12 @@ def make_plan(
             f"data.sequence_length={config.data.sequence_length} is longer than the {positions} positions that "
             f"the model knows (max_position_embeddings).\n  Try: data.sequence_length={positions}"
         )
-    plan = plan_growth(small_config, wanted_dims(config.target), build(config.operator, chosen))
-    check_moments(plan, config.operator.optimizer_state)
-    return plan
+    names: list[str | None] = [chosen] if chosen is not None else [*config.operator.candidates] or [None]
+    operators = [build(config.operator, name) for name in names]
+    plans = [plan_growth(small_config, wanted_dims(config.target), operator) for operator in operators]
+    for plan in plans:
+        check_moments(plan, config.operator.optimizer_state)
+    return plans[0]
 
 
 def grown_dtype(config: GrowConfig, plan: GrowthPlan) -> str:

@@ -145,6 +145,112 @@ def test_stages_can_be_chosen_over_time(finished: Path, text_file: Path, tmp_pat
     assert set(read(tmp_path / "run" / "stages.json")) == {"write", "verify"}
 
 
+def test_auto_keeps_the_best_candidate_and_charges_all(
+    finished: Path, text_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_folder = tmp_path / "run"
+    arguments = (
+        "small=checkpoint", f"small.path={finished / 'small'}", *TARGET, *BUDGET, "operator=auto", "data=custom",
+        "operator.candidates=[bert2bert,exact]", "operator.trial_steps=2", f"data.path={text_file}",
+        f"run.dir={run_folder}",
+    )  # fmt: skip
+    assert run(grow, *arguments, "stages=[write]") == 2  # nothing has been chosen yet
+    assert run(grow, *arguments, "stages=[learn,write,verify,train,scratch,report]") == 0
+    learned = read(run_folder / "stages.json")["learn"]
+    assert learned["chosen"] == "exact" == min(learned["losses"], key=learned["losses"].get)
+    assert read(run_folder / "stages.json")["verify"]["exact"]
+    assert read(run_folder / "plan.json")["exactness"][
+        "exact"
+    ]  # the plan of the chosen one, not of the first
+    summary = read(run_folder / "summary.json")
+    assert summary["growth"]["operator"] == "auto: exact"
+    assert summary["growth"]["operator_flops"] >= learned["flops"]
+    assert "chose exact" in capsys.readouterr().out
+    refused = (*arguments, "operator.candidates=[exact,pad]", f"run.dir={tmp_path / 'other'}")
+    assert run(grow, *refused) == 2  # every candidate is planned before any work
+    assert not (tmp_path / "other").exists()
+    assert "operator.width=pad keeps the 2 query heads" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("how", ["grow", "keep_old"])
+def test_the_small_runs_moments_go_on_with_the_grown_model(
+    finished: Path, text_file: Path, tmp_path: Path, how: str
+) -> None:
+    """The first step after growth is another one than with fresh moments, and the run ends well."""
+    losses = {}
+    for state in (how, "reset"):
+        arguments = (
+            "small=checkpoint", f"small.path={finished / 'small'}", *TARGET, *BUDGET, "operator=exact", "data=custom",
+            f"data.path={text_file}", f"run.dir={tmp_path / state}", f"operator.optimizer_state={state}",
+            "stages=[write,train]",
+        )  # fmt: skip
+        assert run(grow, *arguments) == 0
+        records = [json.loads(line) for line in (tmp_path / state / "metrics.jsonl").read_text().splitlines()]
+        losses[state] = [r["train/loss"] for r in records if "train/loss" in r]
+        assert (tmp_path / state / "new_coordinates.safetensors").exists()
+        assert (tmp_path / state / "moments.safetensors").exists() == (state != "reset")
+    assert losses[how][0] == losses["reset"][0]  # before the first update
+    assert losses[how][1] != losses["reset"][1]
+
+
+def test_a_state_that_is_not_there_is_refused_before_any_work(
+    finished: Path, text_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import shutil
+
+    small = tmp_path / "small"
+    shutil.copytree(finished / "small", small)
+    (small / "optimizer.safetensors").unlink()
+    arguments = (
+        "small=checkpoint", f"small.path={small}", *TARGET, *BUDGET, "operator=exact", "data=custom",
+        f"data.path={text_file}", f"run.dir={tmp_path / 'run'}", "operator.optimizer_state=grow",
+    )  # fmt: skip
+    assert run(grow, *arguments) != 0
+    assert not (tmp_path / "run").exists()
+    assert "operator.optimizer_state=reset" in capsys.readouterr().err
+
+
+def test_a_dense_model_becomes_a_mixture_of_experts(finished: Path, text_file: Path, tmp_path: Path) -> None:
+    arguments = (
+        "small=checkpoint", f"small.path={finished / 'small'}", "target=custom", "target.num_experts=4", *BUDGET,
+        "target.hidden_size=24", "target.num_attention_heads=3", "target.num_key_value_heads=3",
+        "target.intermediate_size=40", "operator=exact", "data=custom", f"data.path={text_file}",
+        f"run.dir={tmp_path / 'run'}", "stages=[write,verify,train]",
+    )  # fmt: skip
+    assert run(grow, *arguments) == 0
+    assert read(tmp_path / "run" / "stages.json")["verify"]["exact"]
+    assert read(tmp_path / "run" / "grown" / "config.json")["model_type"] == "mixtral"
+    assert any("drawn fresh" in note for note in read(tmp_path / "run" / "plan.json")["notes"])
+
+
+@pytest.mark.parametrize("family", ["gpt2", "bert", "gpt_neox"])
+def test_the_whole_job_on_other_families(family: str, text_file: Path, tmp_path: Path) -> None:
+    """Train a small model, learn an operator, grow, verify, train on: masked or causal, whatever its head is for."""
+    small = (
+        "small=scratch", f"small.family={family}", "small.train.max_tokens=8192",
+        "small.shape={vocab_size: 300, hidden_size: 16, num_hidden_layers: 2, num_attention_heads: 2,"
+        " intermediate_size: 24, max_position_embeddings: 64}",
+    )  # fmt: skip
+    target = (
+        "target=custom",
+        "target.hidden_size=32",
+        "target.num_attention_heads=4",
+        "target.num_hidden_layers=3",
+    )
+    arguments = (
+        *small,
+        *target,
+        *BUDGET,
+        "data=custom",
+        f"data.path={text_file}",
+        f"run.dir={tmp_path / 'run'}",
+    )
+    assert run(grow, *arguments, "stages=[learn,write,verify,train]") == 0
+    results = read(tmp_path / "run" / "stages.json")
+    assert results["learn"]["best_loss"] <= results["learn"]["start_loss"]
+    assert results["train"]["loss"] < results["learn"]["best_loss"]
+
+
 def test_another_text_under_the_same_name_is_refused(
     finished: Path, text_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -311,7 +417,7 @@ def test_bad_input_ends_with_its_code_and_no_traceback(
     ("name", "content", "words"),
     [
         ("config.json", "{bad", "not readable JSON"),
-        ("config.json", '{"model_type": "gpt2"}', "no family is known for model_type 'gpt2'"),
+        ("config.json", '{"model_type": "mamba"}', "no family is known for model_type 'mamba'"),
         ("config.json", None, "no config.json"),
         ("model.safetensors", "cut", "model.safetensors"),
         ("model.safetensors", None, "has no model.safetensors"),

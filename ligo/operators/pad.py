@@ -42,9 +42,10 @@ class Pad(WidthOperator):
         heads, kv_heads = shapes.heads
         group, target_group = heads[0] // kv_heads[0], heads[1] // kv_heads[1]
         if target_group < group:
+            name = WIDTH_OPERATORS.name_of(type(self))
             raise PlanError(
-                f"operator.width=pad keeps the {group} query heads of each key/value head, and the target has places "
-                f"for {target_group}.\n  Try: target.num_attention_heads={group * kv_heads[1]}"
+                f"operator.width={name} keeps the {group} query heads of each key/value head, and the target has "
+                f"places for {target_group}.\n  Try: target.num_attention_heads={group * kv_heads[1]}"
             )
         kv_head, within = np.divmod(np.arange(heads[0]), group)
         maps = {HEADS: padded_units(kv_head * target_group + within, heads[1])}
