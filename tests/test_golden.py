@@ -15,7 +15,8 @@ from ligo.growth.plan import GrowthPlan, plan_growth
 from ligo.learning.functional import LearnedMaps
 from ligo.operators.config import OperatorConfig, build
 from ligo.operators.copying import duplicated
-from ligo.operators.maps import Dense, GrowthMaps
+from ligo.operators.factors import Dense
+from ligo.operators.maps import GrowthMaps
 from ligo.operators.net2net import random_index, unscaled_copies
 from tests.conftest import tiny_config
 from tests.families.tiny import RMS_DECODERS

@@ -44,7 +44,11 @@ class Family(ABC):
     made to do nothing."""
     objectives: ClassVar[Mapping[str, str]] = {"ForCausalLM": "causal_lm"}
     """End of the class name in `architectures` -> what that head is trained on: causal_lm, masked_lm,
-    classes or image_classes. The first is taken where config.json names no class."""
+    classes or image_classes; none for a model without a head. The first is taken where config.json names no class."""
+    body: ClassVar[str] = "model"
+    """What names below the head begin with (`base_model_prefix` of transformers); without a head they lack it."""
+    other_heads: ClassVar[tuple[str, ...]] = ()
+    """What names of other heads begin with: such tensors are left out where the model's own head is not theirs."""
     size_keys: ClassVar[Mapping[str, str]] = {
         "num_layers": "num_hidden_layers",
         "hidden_size": "hidden_size",
@@ -147,6 +151,11 @@ class Family(ABC):
     def objective(self) -> str:
         """What this model's head is trained on."""
         return self.objectives[self.architecture]
+
+    @property
+    def has_head(self) -> bool:
+        """False for a bare model, which gives hidden states and no logits."""
+        return self.objective != "none"
 
     @property
     def name(self) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from ligo.families.base import FAMILIES
-from ligo.families.layer_norm import ONCE_PER_SEQUENCE, LayerNormFamily
+from ligo.families.layer_norm import POOLED, LayerNormFamily
 from ligo.families.spec import (
     FFN,
     HEADS,
@@ -26,27 +26,24 @@ from ligo.families.spec import (
     writes,
 )
 
-POOLED = "pooled"
-"""The hidden units of a classification head, behind a tanh."""
+HEADS_OF_BERT = {"ForMaskedLM": "masked_lm", "ForSequenceClassification": "classes"}
 
 
 @FAMILIES.register("bert")
 class BERT(LayerNormFamily):
-    """As `BertForMaskedLM` and `BertForSequenceClassification` store it."""
+    """As `BertForMaskedLM`, `BertForSequenceClassification` and `BertModel` store it."""
 
     model_types: ClassVar[tuple[str, ...]] = ("bert",)
     reference: ClassVar[str] = "BERT (Devlin et al. 2018, arXiv 1810.04805)"
     post_norm: ClassVar[bool] = True
-    objectives: ClassVar[Mapping[str, str]] = {
-        "ForMaskedLM": "masked_lm",
-        "ForSequenceClassification": "classes",
-    }
+    objectives: ClassVar[Mapping[str, str]] = {**HEADS_OF_BERT, "BertModel": "none"}
     defaults: ClassVar[Mapping[str, Any]] = {
         "tie_word_embeddings": True,
         "max_position_embeddings": 512,
         "type_vocab_size": 2,
     }
     body: ClassVar[str] = "bert"
+    other_heads: ClassVar[tuple[str, ...]] = ("cls.", "bert.pooler.", "classifier.")
 
     def check_variant(self) -> None:
         for key in ("is_decoder", "add_cross_attention"):
@@ -58,11 +55,11 @@ class BERT(LayerNormFamily):
             )
 
     def _spaces(self) -> list[Space]:
-        pooled = [Space(name=POOLED, size=self.dims.hidden_size)] if self.objective == "classes" else []
+        pooled = [] if self.objective == "masked_lm" else [Space(name=POOLED, size=self.dims.hidden_size)]
         return [*super()._spaces(), *pooled]
 
     def _tensors(self) -> list[TensorSpec]:
-        embeddings, layers = f"{self.body}.embeddings", f"{self.body}.encoder.layer"
+        embeddings, layers = self.in_body("embeddings"), self.in_body("encoder.layer")
         return [
             self.embedding_spec(f"{embeddings}.word_embeddings.weight", tied_head=f"{self.decoder}.weight"),
             self.table_spec(
@@ -71,7 +68,7 @@ class BERT(LayerNormFamily):
             self.table_spec(f"{embeddings}.token_type_embeddings.weight", self.setting("type_vocab_size")),
             *self.norm_specs(f"{embeddings}.LayerNorm"),
             *self.all_layers(layers),
-            *(self.masked_lm_head() if self.objective == "masked_lm" else self.classification_head()),
+            *self.last_specs(),
         ]
 
     def layer_specs(self, prefix: str, layer: int) -> list[TensorSpec]:
@@ -90,6 +87,12 @@ class BERT(LayerNormFamily):
         ]
 
     # --- heads --------------------------------------------------------------------------------------
+
+    def last_specs(self) -> list[TensorSpec]:
+        """The head, or the pooler that a model without one ends in."""
+        if self.objective == "masked_lm":
+            return self.masked_lm_head()
+        return self.classification_head() if self.has_head else self.pooler_specs("pooler.dense")
 
     decoder: ClassVar[str] = "cls.predictions.decoder"
     decoder_bias: ClassVar[str] = "cls.predictions.bias"
@@ -123,6 +126,6 @@ class BERT(LayerNormFamily):
     def classification_head(self) -> list[TensorSpec]:
         """A dense layer and a tanh on the first token, then the classes."""
         return [
-            *self.linear_specs(self.pooler, writes(POOLED), reads(RESIDUAL), active_share=ONCE_PER_SEQUENCE),
+            *self.pooler_specs(self.pooler),
             *self.classifier_specs(self.classifier, reads(POOLED)),
         ]

@@ -13,12 +13,22 @@ _WITH_TEACHER = "ForImageClassificationWithTeacher"
 
 @FAMILIES.register("deit")
 class DeiT(ViT):
-    """As `DeiTForImageClassification` and `DeiTForImageClassificationWithTeacher` store it."""
+    """As `DeiTForImageClassification`, `DeiTForImageClassificationWithTeacher` and `DeiTModel` store it."""
 
     model_types: ClassVar[tuple[str, ...]] = ("deit",)
     reference: ClassVar[str] = "DeiT (Touvron et al. 2020, arXiv 2012.12877)"
-    objectives: ClassVar[Mapping[str, str]] = {**ViT.objectives, _WITH_TEACHER: "image_classes"}
+    objectives: ClassVar[Mapping[str, str]] = {
+        "ForImageClassification": "image_classes",
+        _WITH_TEACHER: "image_classes",
+        "DeiTModel": "none",
+    }
     body: ClassVar[str] = "deit"
+    other_heads: ClassVar[tuple[str, ...]] = (
+        "deit.pooler.",
+        "classifier.",
+        "cls_classifier.",
+        "distillation_classifier.",
+    )
     extra_tokens: ClassVar[tuple[str, ...]] = ("cls_token", "distillation_token")
 
     @property

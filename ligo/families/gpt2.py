@@ -26,13 +26,15 @@ from ligo.families.spec import (
 
 @FAMILIES.register("gpt2")
 class GPT2(LayerNormFamily):
-    """As `GPT2LMHeadModel` stores it."""
+    """As `GPT2LMHeadModel` and `GPT2Model` store it."""
 
     model_types: ClassVar[tuple[str, ...]] = ("gpt2",)
     reference: ClassVar[str] = (
         "GPT-2: language models are unsupervised multitask learners (Radford et al. 2019)"
     )
-    objectives: ClassVar[Mapping[str, str]] = {"LMHeadModel": "causal_lm"}
+    objectives: ClassVar[Mapping[str, str]] = {"LMHeadModel": "causal_lm", "GPT2Model": "none"}
+    body: ClassVar[str] = "transformer"
+    other_heads: ClassVar[tuple[str, ...]] = ("lm_head.",)
     size_keys: ClassVar[Mapping[str, str]] = {
         "num_layers": "n_layer",
         "hidden_size": "n_embd",
@@ -68,13 +70,13 @@ class GPT2(LayerNormFamily):
         )
 
     def _tensors(self) -> list[TensorSpec]:
-        body, tokens = "transformer", "transformer.wte.weight"
+        tokens, last_norm = self.in_body("wte.weight"), self.in_body("ln_f")
         return [
             self.embedding_spec(tokens, tied_head="lm_head.weight"),
-            self.table_spec(f"{body}.wpe.weight", self.setting("n_positions")),
-            *self.all_layers(f"{body}.h"),
-            *self.norm_specs(f"{body}.ln_f", before_head=True),
-            *self.head_specs("lm_head", norm=f"{body}.ln_f", embedding=tokens),
+            self.table_spec(self.in_body("wpe.weight"), self.setting("n_positions")),
+            *self.all_layers(self.in_body("h")),
+            *self.norm_specs(last_norm, before_head=True),
+            *(self.head_specs("lm_head", norm=last_norm, embedding=tokens) if self.has_head else []),
         ]
 
     def layer_specs(self, prefix: str, layer: int) -> list[TensorSpec]:

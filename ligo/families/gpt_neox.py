@@ -33,6 +33,7 @@ class GPTNeoX(LayerNormFamily):
 
     model_types: ClassVar[tuple[str, ...]] = ("gpt_neox",)
     reference: ClassVar[str] = "GPT-NeoX-20B (Black et al. 2022, arXiv 2204.06745)"
+    body: ClassVar[str] = "gpt_neox"
     defaults: ClassVar[Mapping[str, Any]] = {"attention_bias": True}
 
     def check_variant(self) -> None:
@@ -84,12 +85,12 @@ class GPTNeoX(LayerNormFamily):
         return super().attention_spaces(rotary=self._rotary(self.dims.head_dim), **options)
 
     def _tensors(self) -> list[TensorSpec]:
-        body, tokens = "gpt_neox", "gpt_neox.embed_in.weight"
+        tokens = self.in_body("embed_in.weight")
         return [
             self.embedding_spec(tokens, tied_head="lm_head.weight"),
-            *self.all_layers(f"{body}.layers"),
-            *self.norm_specs(f"{body}.final_layer_norm", before_head=True),
-            *self.head_specs("embed_out", norm=f"{body}.final_layer_norm", embedding=tokens),
+            *self.all_layers(self.in_body("layers")),
+            *self.norm_specs(self.in_body("final_layer_norm"), before_head=True),
+            *self.head_specs("embed_out", norm=self.in_body("final_layer_norm"), embedding=tokens),
         ]
 
     def layer_specs(self, prefix: str, layer: int) -> list[TensorSpec]:

@@ -26,6 +26,8 @@ from ligo.families.spec import (
     writes,
 )
 
+POOLED = "pooled"
+"""The hidden units of a pooler, or of a classification head that has such units."""
 ONCE_PER_SEQUENCE = 0.0
 """Share of all tokens that a classification head is multiplied with: it costs nothing per token."""
 
@@ -72,6 +74,10 @@ class LayerNormFamily(Family):
     @abstractmethod
     def layer_specs(self, prefix: str, layer: int) -> list[TensorSpec]:
         """The tensors of one layer, whose names begin with `prefix`, in file order."""
+
+    def in_body(self, name: str) -> str:
+        """The name on disk of what lies below the head."""
+        return f"{self.body}.{name}" if self.has_head else name
 
     def all_layers(self, prefix: str) -> list[TensorSpec]:
         """The tensors of all layers, in file order."""
@@ -154,6 +160,12 @@ class LayerNormFamily(Family):
             return []
         return self.linear_specs(
             name, writes(VOCAB), reads(RESIDUAL), norm=norm, bias=False, else_from=embedding
+        )
+
+    def pooler_specs(self, name: str, norm: str | None = None) -> list[TensorSpec]:
+        """A dense layer on the first token, whose units go through a tanh."""
+        return self.linear_specs(
+            name, writes(POOLED), reads(RESIDUAL), norm=norm, active_share=ONCE_PER_SEQUENCE
         )
 
     def classifier_specs(self, name: str, in_: Axis, norm: str | None = None) -> list[TensorSpec]:

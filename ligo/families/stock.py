@@ -21,6 +21,7 @@ _AUTO_CLASSES = {
     "masked_lm": "AutoModelForMaskedLM",
     "classes": "AutoModelForSequenceClassification",
     "image_classes": "AutoModelForImageClassification",
+    "none": "AutoModel",
 }
 
 

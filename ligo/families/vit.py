@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from ligo.core.errors import PlanError
 from ligo.families.base import FAMILIES
-from ligo.families.layer_norm import LayerNormFamily
+from ligo.families.layer_norm import POOLED, LayerNormFamily
 from ligo.families.spec import (
     FFN,
     HEADS,
@@ -17,6 +17,7 @@ from ligo.families.spec import (
     VALUE_DIM,
     Axis,
     Dims,
+    Space,
     TensorSpec,
     reads,
     writes,
@@ -25,11 +26,11 @@ from ligo.families.spec import (
 
 @FAMILIES.register("vit")
 class ViT(LayerNormFamily):
-    """As `ViTForImageClassification` stores it."""
+    """As `ViTForImageClassification` and `ViTModel` store it."""
 
     model_types: ClassVar[tuple[str, ...]] = ("vit",)
     reference: ClassVar[str] = "ViT (Dosovitskiy et al. 2020, arXiv 2010.11929)"
-    objectives: ClassVar[Mapping[str, str]] = {"ForImageClassification": "image_classes"}
+    objectives: ClassVar[Mapping[str, str]] = {"ForImageClassification": "image_classes", "ViTModel": "none"}
     size_keys: ClassVar[Mapping[str, str]] = {
         "num_layers": "num_hidden_layers",
         "hidden_size": "hidden_size",
@@ -43,6 +44,7 @@ class ViT(LayerNormFamily):
         "qkv_bias": True,
     }
     body: ClassVar[str] = "vit"
+    other_heads: ClassVar[tuple[str, ...]] = ("vit.pooler.", "classifier.")
     extra_tokens: ClassVar[tuple[str, ...]] = ("cls_token",)
     """Learned tokens in front of the patches."""
 
@@ -62,8 +64,20 @@ class ViT(LayerNormFamily):
         return super().target_dims(wanted)
 
     def resized(self, dims: Dims) -> dict[str, Any]:
-        # the pooler that this size is for is left out of models with a classification head
-        return {**super().resized(dims), "pooler_output_size": dims.hidden_size}
+        grows = self.pooler_size == self.dims.hidden_size
+        return {
+            **super().resized(dims),
+            "pooler_output_size": dims.hidden_size if grows else self.pooler_size,
+        }
+
+    @property
+    def pooler_size(self) -> int:
+        """Units of the pooler, which models without a head have."""
+        return int(self.setting("pooler_output_size", self.dims.hidden_size))
+
+    def _spaces(self) -> list[Space]:
+        pooled = [] if self.has_head else [Space(name=POOLED, size=self.pooler_size)]
+        return [*super()._spaces(), *pooled]
 
     @property
     def num_patches(self) -> int:
@@ -75,7 +89,8 @@ class ViT(LayerNormFamily):
         return self.num_patches + len(self.extra_tokens)
 
     def _tensors(self) -> list[TensorSpec]:
-        embeddings, layers = f"{self.body}.embeddings", f"{self.body}.encoder.layer"
+        embeddings, layers = self.in_body("embeddings"), self.in_body("encoder.layer")
+        last_norm = self.in_body("layernorm")
         patch, channels = self.setting("patch_size"), self.setting("num_channels")
         pixels = (reads(channels), reads(patch), reads(patch))
         projection = f"{embeddings}.patch_embeddings.projection"
@@ -90,17 +105,18 @@ class ViT(LayerNormFamily):
             ),
             TensorSpec(name=f"{projection}.bias", kind="projection.bias", axes=(writes(RESIDUAL),)),
             *self.all_layers(layers),
-            *self.norm_specs(f"{self.body}.layernorm"),
+            *self.norm_specs(last_norm),
+            *([] if self.has_head else self.pooler_specs("pooler.dense", norm=last_norm)),
             *(
                 spec
                 for name in self.classifiers
-                for spec in self.classifier_specs(name, reads(RESIDUAL), norm=f"{self.body}.layernorm")
+                for spec in self.classifier_specs(name, reads(RESIDUAL), norm=last_norm)
             ),
         ]
 
     @property
     def classifiers(self) -> tuple[str, ...]:
-        return ("classifier",)
+        return ("classifier",) if self.has_head else ()
 
     def layer_specs(self, prefix: str, layer: int) -> list[TensorSpec]:
         before_attention, before_ffn = f"{prefix}.layernorm_before", f"{prefix}.layernorm_after"

@@ -17,8 +17,10 @@ from ligo.checkpoint.stream import write_tensor_file
 from ligo.core.errors import CheckpointError
 from ligo.families.spec import layout_size
 from ligo.growth.plan import GrowthPlan, axis_factors
+from ligo.operators.axes import map_axis
 from ligo.operators.copying import padded
-from ligo.operators.maps import GrowthMaps, LayerMap, SpaceMap, map_axis, nothing, one_hot
+from ligo.operators.factors import nothing
+from ligo.operators.maps import GrowthMaps, LayerMap, SpaceMap, one_hot
 
 NewPlaces = Mapping[str, Sequence[np.ndarray]]
 """Name of a target tensor -> per axis, which places are new, bool [size]."""

@@ -17,7 +17,8 @@ from ligo.core.log import progress
 from ligo.families.spec import RESIDUAL, Role, TensorSpec
 from ligo.growth.noise import added_noise, filled, fresh_tensor, init_deviation
 from ligo.growth.plan import GrowthPlan, TensorJob, axis_factors, depth_row, has_share_from_above, in_layer
-from ligo.operators.maps import GrowthMaps, map_axis
+from ligo.operators.axes import map_axis
+from ligo.operators.maps import GrowthMaps
 
 ReadTensor = Callable[[str], Tensor]
 """Name of a small tensor -> the tensor, in the dtype to compute in."""

@@ -13,7 +13,9 @@ from torch import Tensor
 
 from ligo.families.spec import Role, TensorSpec
 from ligo.growth.plan import GrowthPlan, TensorJob
-from ligo.operators.maps import Factor, GrowthMaps, PickFactor, layout_flags, layout_keys, map_axis, project
+from ligo.operators.axes import PickFactor, layout_flags, layout_keys, map_axis, project
+from ligo.operators.factors import Factor
+from ligo.operators.maps import GrowthMaps
 
 
 def added_noise(

@@ -15,10 +15,12 @@ import numpy as np
 from ligo.core.errors import PlanError
 from ligo.families.base import Family, family_of
 from ligo.families.spec import EXPERTS, KEY_DIM, QUERY_DIM, RESIDUAL, VALUE_DIM, Role, TensorSpec
+from ligo.operators.axes import PickFactor, layout_flops
 from ligo.operators.base import Shapes
 from ligo.operators.config import Operator
 from ligo.operators.exactness import Exactness, exactness
-from ligo.operators.maps import Factor, GrowthMaps, LayerMap, PickFactor, Select, layout_flops
+from ligo.operators.factors import Factor, Select
+from ligo.operators.maps import GrowthMaps, LayerMap
 
 
 @dataclass(frozen=True)

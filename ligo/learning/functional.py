@@ -22,10 +22,12 @@ from ligo.families.stock import as_running, skeleton
 from ligo.growth.execute import ReadSource, make_tensor, sources
 from ligo.growth.plan import GrowthPlan
 from ligo.learning.forms import make_delta
+from ligo.operators.axes import layout_keys
 from ligo.operators.config import OperatorConfig
 from ligo.operators.copying import cyclic_index
 from ligo.operators.exactness import foldable
-from ligo.operators.maps import Dense, Factor, GrowthMaps, LayerMap, SpaceMap, layout_keys
+from ligo.operators.factors import Dense, Factor
+from ligo.operators.maps import GrowthMaps, LayerMap, SpaceMap
 
 
 class LearnedMaps(nn.Module):

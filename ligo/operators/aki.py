@@ -13,7 +13,8 @@ from typing import ClassVar
 import numpy as np
 
 from ligo.operators.base import WIDTH_OPERATORS, Reference, Shapes
-from ligo.operators.maps import Select, SpaceMap
+from ligo.operators.factors import Select
+from ligo.operators.maps import SpaceMap
 from ligo.operators.net2net import Net2Net
 
 

@@ -18,15 +18,8 @@ import numpy as np
 
 from ligo.core.errors import PlanError
 from ligo.families.spec import QUERY_DIM, Norm, Space
-from ligo.operators.maps import (
-    EVERY_NORM,
-    CopiesThenMean,
-    Factor,
-    Select,
-    SpaceMap,
-    copies_per_unit,
-    unchanged,
-)
+from ligo.operators.factors import CopiesThenMean, Factor, Select, copies_per_unit
+from ligo.operators.maps import EVERY_NORM, SpaceMap, unchanged
 
 
 def cyclic_index(num_small: int, num_target: int) -> np.ndarray:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from ligo.core.errors import PlanError
 from ligo.families.base import Family
-from ligo.families.spec import EXPERTS, RESIDUAL, VOCAB, Norm, Role
+from ligo.families.spec import EXPERTS, RESIDUAL, VOCAB, Role
 from ligo.operators.base import Shapes
 from ligo.operators.maps import GrowthMaps
 

@@ -16,7 +16,8 @@ import numpy as np
 
 from ligo.families.spec import RESIDUAL
 from ligo.operators.base import WIDTH_OPERATORS, Reference, Shapes, WidthOperator
-from ligo.operators.maps import EVERY_NORM, Dense, Factor, SpaceMap
+from ligo.operators.factors import Dense, Factor
+from ligo.operators.maps import EVERY_NORM, SpaceMap
 
 if TYPE_CHECKING:
     from torch import Tensor

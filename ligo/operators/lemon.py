@@ -16,7 +16,8 @@ import numpy as np
 from ligo.families.spec import HEADS, KV_HEADS, RESIDUAL, Norm, Space
 from ligo.operators.base import WIDTH_OPERATORS, Reference, Shapes, WidthOperator
 from ligo.operators.copying import cyclic_index, duplicated, residual_copies
-from ligo.operators.maps import EVERY_NORM, Select, SpaceMap, copies_per_unit
+from ligo.operators.factors import Select, copies_per_unit
+from ligo.operators.maps import EVERY_NORM, SpaceMap
 
 
 @WIDTH_OPERATORS.register("lemon")

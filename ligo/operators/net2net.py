@@ -13,7 +13,8 @@ import numpy as np
 from ligo.families.spec import RESIDUAL
 from ligo.operators.base import WIDTH_OPERATORS, Reference, Shapes, WidthOperator
 from ligo.operators.copying import duplicated
-from ligo.operators.maps import SpaceMap, copies_per_unit
+from ligo.operators.factors import copies_per_unit
+from ligo.operators.maps import SpaceMap
 
 _SEED = 1511_05641  # the draw is part of the operator: the same shapes give the same maps
 

@@ -16,8 +16,10 @@ import numpy as np
 
 from ligo.core.errors import PlanError
 from ligo.families.spec import FFN, HEADS, KV_HEADS, RESIDUAL, Layout, Product, layout_size, layout_spaces
+from ligo.operators.axes import layout_keys
 from ligo.operators.base import WIDTH_OPERATORS, Reference, Shapes, WidthOperator
-from ligo.operators.maps import Dense, SpaceMap, layout_keys
+from ligo.operators.factors import Dense
+from ligo.operators.maps import SpaceMap
 
 _SEED = 2303_00980  # part of the operator: the same shapes give the same maps
 

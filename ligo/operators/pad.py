@@ -16,7 +16,8 @@ from ligo.core.errors import PlanError
 from ligo.families.spec import HEADS, KV_HEADS, RESIDUAL, Norm
 from ligo.operators.base import WIDTH_OPERATORS, Reference, Shapes, WidthOperator
 from ligo.operators.copying import cyclic_index, padded
-from ligo.operators.maps import Select, SpaceMap
+from ligo.operators.factors import Select
+from ligo.operators.maps import SpaceMap
 
 
 @WIDTH_OPERATORS.register("pad")

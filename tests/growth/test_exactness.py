@@ -13,7 +13,13 @@ from ligo.growth.execute import grow_tensors
 from ligo.growth.plan import plan_growth
 from tests.conftest import tiny_config
 from tests.growing import (
-    EXACT_FLOAT32, EXACT_FLOAT64, grow, grow_model, lively_model, on_disk_weights, operator,
+    EXACT_FLOAT32,
+    EXACT_FLOAT64,
+    grow,
+    grow_model,
+    lively_model,
+    on_disk_weights,
+    operator,
 )  # fmt: skip
 
 TWICE = dict(hidden_size=64, num_layers=4, num_heads=8, num_kv_heads=4, ffn_size=96)

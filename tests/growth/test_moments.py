@@ -23,8 +23,8 @@ from ligo.growth.noise import new_places
 from ligo.growth.plan import GrowthPlan, TensorJob, axis_factors, check_moments, plan_growth
 from ligo.growth.verify import staying_double
 from ligo.learning.functional import LearnedMaps, detached
+from ligo.operators.axes import map_axis
 from ligo.operators.config import OperatorConfig
-from ligo.operators.maps import map_axis
 from tests.families.tiny import TINY
 from tests.families.tiny_others import OTHERS
 from tests.growing import Grown, grow, grow_model, on_disk_weights, operator, probe

@@ -9,17 +9,32 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ligo.families.spec import (
-    FFN, HEADS, KEY_DIM, QUERY_DIM, RESIDUAL, Norm, Space, concat, layout_key, layout_size, product,
+    FFN,
+    HEADS,
+    KEY_DIM,
+    QUERY_DIM,
+    RESIDUAL,
+    Norm,
+    Space,
+    concat,
+    layout_key,
+    layout_size,
+    product,
 )  # fmt: skip
 from ligo.growth.plan import plan_growth
+from ligo.operators.axes import layout_flags, layout_flops, map_axis, project
 from ligo.operators.base import WIDTH_OPERATORS
 from ligo.operators.copying import (
-    cyclic_index, duplicated, grouped_head_index, head_dim_maps, residual_copies, vocabulary_map,
+    cyclic_index,
+    duplicated,
+    grouped_head_index,
+    head_dim_maps,
+    residual_copies,
+    vocabulary_map,
 )  # fmt: skip
+from ligo.operators.factors import CopiesThenMean, Dense, Factor, Select
 from ligo.operators.lemon import uneven_shares, zero_expanded
-from ligo.operators.maps import (
-    CopiesThenMean, Dense, Factor, Select, SpaceMap, layout_flags, layout_flops, map_axis, project,
-)  # fmt: skip
+from ligo.operators.maps import SpaceMap
 from ligo.operators.net2net import random_index
 from tests.conftest import tiny_config
 from tests.growing import operator

@@ -34,7 +34,7 @@ ZOO = Path(ligo.__file__).parent / "zoo"
 MODELS = sorted(folder.name for folder in ZOO.iterdir() if folder.is_dir())
 LARGEST = 1.5e6  # bytes of weights: the package is to stay a few megabytes
 HALF = 2e-3  # what rounding the weights to float16 changes a loss of a few nats by
-STEPS, RATE = 12, 2e-4  # a few small steps, so that the test takes seconds
+STEPS, WINDOWS, RATE = 8, 16, 1e-4  # a few small steps, so that the test takes seconds
 
 
 @dataclass
@@ -134,7 +134,7 @@ def test_grown_it_goes_on_learning(name: str) -> None:
     model = shipped(name)
     _, target = grow(model)
     data = model.config.data
-    batches = Batches(model.corpus, data.sequence_length, 8, seed=0)
+    batches = Batches(model.corpus, data.sequence_length, WINDOWS, seed=1)
     held_out = model.validation[:1]
     at_growth = model.loss(target, held_out)
     optimizer = make_optimizer(target.train(), TrainConfig(lr=RATE))
