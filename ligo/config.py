@@ -98,6 +98,16 @@ class TargetConfig:
     """Whether scratch_lr was found by a sweep that brackets it; the report says so where it was not."""
 
 
+_TARGET_SIZES = {
+    "num_hidden_layers": 10**4,
+    "num_experts": 10**4,
+    "experts_per_token": 10**4,
+    **dict.fromkeys(("hidden_size", "intermediate_size", "vocab_size"), 10**7),
+    **dict.fromkeys(("num_attention_heads", "num_key_value_heads", "head_dim"), 10**5),
+}
+"""Largest sizes that a target may have, far above those of any model: what is larger is a slip."""
+
+
 @dataclass(kw_only=True)
 class ScratchConfig:
     """The scratch baseline; what is null is as in `train`."""
@@ -272,6 +282,9 @@ def check(config: GrowConfig) -> None:
         arms.append(("small.train", small_training(config)))
     for section, arm in arms:
         check_training(arm, section)
+    for key, size in vars(config.target).items():
+        if size is not None and key in _TARGET_SIZES:
+            check_between(f"target.{key}", size, 1, _TARGET_SIZES[key])
     check_operator(config.operator)
     check_tracking(config.tracking)
     if config.small.optimizer_state is not None and config.operator.optimizer_state == "reset":

@@ -18,8 +18,12 @@ class Registry(Generic[T]):
     A new file in the package is found by itself: there is no second list to keep.
     """
 
-    def __init__(self, kind: str, package: str) -> None:
-        self.kind = kind
+    def __init__(self, kind: str, package: str, option: str = "") -> None:
+        """
+        Args:
+            option: what sets one of them, for messages: "operator.width".
+        """
+        self.kind, self._option = kind, option
         self._package = package
         self._entries: dict[str, T] = {}
         self._discovered = False
@@ -67,6 +71,6 @@ class Registry(Generic[T]):
             close = nearest(name, self._entries)
             raise ConfigError(
                 f"{self.kind} '{name}' is not known.\n  Known: {', '.join(self.names())}."
-                + (f"\n  Try: {close}" if close else "")
+                + f"\n  Try: {self._option + '=' if self._option else ''}{close or self.names()[0]}"
             )
         return self._entries[name]

@@ -31,7 +31,8 @@ class DataConfig:
     name: str = "custom"
     """Shown in plans, progress and cards."""
     path: str | None = None
-    """File or folder of .txt, .jsonl (both also .gz), .parquet; package:NAME/FILE; or a hub id owner/name."""
+    """File or folder of .txt, .jsonl (both also .gz), .parquet; package:NAME/FILE; or a hub id owner/name.
+    Image models: .npz with `images` and `labels`, or .csv with pixels and class in each line."""
     validation_path: str | None = None
     """Text to evaluate on, in the same forms. null: hold out a part of `path`."""
     validation_fraction: float = 0.05

@@ -62,6 +62,8 @@ class Family(ABC):
     """Key of the number of key/value heads; None: every query head has its own."""
     head_dim_key: ClassVar[str | None] = None
     """Key of the size of a head; None: it is hidden_size / heads, and cannot be chosen."""
+    per_layer_keys: ClassVar[tuple[str, ...]] = ("layer_types",)
+    """Keys of config.json that hold a list with an entry for each layer."""
     defaults: ClassVar[Mapping[str, Any]] = {}
     """What the configuration class of transformers fills in where config.json has no such key."""
     deviation_key: ClassVar[str] = "initializer_range"
@@ -75,8 +77,10 @@ class Family(ABC):
             CheckpointError: the config lacks a size, or describes a variant that this family does not.
         """
         self.config: dict[str, Any] = dict(config)
+        self._check_forms()
         self.check_variant()
         self.dims = self._dims()
+        self.architecture  # noqa: B018 - a head that is not known is refused now
 
     # --- what a family file says -------------------------------------------------------------------
 
@@ -340,11 +344,11 @@ class Family(ABC):
         heads = sizes["num_heads"]
         key = self.kv_heads_key or ""
         kv_heads = self.config.get(key, self.defaults.get(key))  # null: one for each query head
-        head_dim = self.setting(self.head_dim_key) if self.head_dim_key else None
+        free = self.head_dim_key is not None and self.setting(self.head_dim_key) is not None
         return Dims(
             **sizes,
-            num_kv_heads=kv_heads or heads,
-            head_dim=head_dim or sizes["hidden_size"] // heads,
+            num_kv_heads=heads if kv_heads is None else self._size(key),
+            head_dim=self._size(self.head_dim_key or "") if free else sizes["hidden_size"] // heads,
             tied=bool(self.setting("tie_word_embeddings", False)),
             **self.extra_dims(),
         )
@@ -352,6 +356,40 @@ class Family(ABC):
     def extra_dims(self) -> dict[str, int]:
         """Further sizes: those of a mixture of experts."""
         return {}
+
+    def _check_forms(self) -> None:
+        """
+        Raises:
+            CheckpointError: a key that everything reads is not of the form that it must have.
+        """
+        forms: dict[str, tuple[Any, str]] = {
+            "architectures": (list, "a list of class names"),
+            "rope_parameters": (Mapping, "an object"),
+            "rope_scaling": (Mapping, "an object"),
+            "max_position_embeddings": (int, "a whole number"),
+            "initializer_range": (int | float, "a number"),
+            **dict.fromkeys(self.per_layer_keys, (list, "a list with an entry for each layer")),
+        }
+        for key, (form, words) in forms.items():
+            value = self.config.get(key)
+            if value is not None and not isinstance(value, form):
+                raise CheckpointError(
+                    f"config.json says {key}={value!r}, and it must be {words}.\n"
+                    "  Try: save the model again with save_pretrained"
+                )
+
+    def check_per_layer(self) -> None:
+        """
+        Raises:
+            CheckpointError: a list that must have an entry for each layer has more or fewer.
+        """
+        for key in self.per_layer_keys:
+            value = self.config.get(key)
+            if value and len(value) != self.dims.num_layers:
+                raise CheckpointError(
+                    f"config.json has {len(value)} entries in {key}, and {self.dims.num_layers} layers.\n"
+                    "  Try: save the model again with save_pretrained"
+                )
 
     def _size(self, key: str) -> int:
         size = self.setting(key)
@@ -411,7 +449,7 @@ def family_of(config: Mapping[str, Any]) -> Family:
     """
     known = known_model_types()
     model_type = config.get("model_type")
-    if model_type not in known:
+    if not isinstance(model_type, str) or model_type not in known:
         raise CheckpointError(
             f"no family is known for model_type {model_type!r}: its spaces and tensors are not described.\n"
             f"  Known model types: {', '.join(sorted(known))}.\n"

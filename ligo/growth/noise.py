@@ -27,7 +27,7 @@ def added_noise(
     writers get it in units that every reader reads with zero. None where there is nothing of either kind.
     """
     spec, noise = job.spec, []
-    if len(job.shape) < 2:
+    if len(job.shape) < 2 or maps.fill is not None:  # fresh weights are noise enough
         return None
     for axis, at in enumerate(spec.axes):
         fresh = _fresh_places(spec, axis, plan, maps)

@@ -107,7 +107,8 @@ class GrowthPlan:
 
     def _keeps(self, name: str) -> bool:
         space_map, norm = self.maps.spaces[name], self.small.spaces[name].norm
-        return space_map.faithful and (norm is None or norm in space_map.keeps)
+        kept = space_map.faithful and (norm is None or norm in space_map.keeps)
+        return kept and self.maps.fill is None
 
     def as_json(self) -> dict[str, Any]:
         """The plan as plain data, for plan.json and `output=json`."""
@@ -144,6 +145,7 @@ def plan_growth(
         PlanError: the target is smaller somewhere, heads do not divide, or the operator cannot do it.
     """
     small, notes = family_of(small_config), []
+    small.check_per_layer()
     dims = small.target_dims(wanted)
     if dims == small.dims:
         raise PlanError(
@@ -160,7 +162,7 @@ def plan_growth(
     target = family_of(_target_config(small, dims))
     small.check_target(target)
     maps = operator.maps(Shapes(small, target))
-    target = family_of(spread_over_layers(target.config, maps.layers, small.dims.num_layers))
+    target = family_of(spread_over_layers(target, maps.layers))
     shapes = Shapes(small, target)
     jobs = tuple(_job(spec, shapes, maps) for spec in target.tensors)
     fresh = [job.spec.kind for job in jobs if job.source is None]
@@ -189,14 +191,13 @@ def check_moments(plan: GrowthPlan, how: str) -> None:
         )
 
 
-def spread_over_layers(config: Mapping[str, Any], layers: LayerMap, num_small: int) -> dict[str, Any]:
-    """config.json with each list that has an entry per small layer (`layer_types`) spread as the layers are."""
-    spread = dict(config)
-    if len(layers.weights) != num_small:
-        for key, value in config.items():
-            one_per_layer = isinstance(value, list) and len(value) == num_small
-            if one_per_layer and key != "architectures" and not key.endswith("token_id"):
-                spread[key] = [value[layers.main_source(layer)] for layer in range(len(layers.weights))]
+def spread_over_layers(target: Family, layers: LayerMap) -> dict[str, Any]:
+    """config.json with the lists that have an entry for each small layer (`layer_types`) spread as the layers are."""
+    spread = dict(target.config)
+    for key in target.per_layer_keys:
+        value = spread.get(key)
+        if isinstance(value, list) and len(value) == layers.num_small:
+            spread[key] = [value[layers.main_source(layer)] for layer in range(len(layers.weights))]
     return spread
 
 

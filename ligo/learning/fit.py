@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ligo.accounting.flops import model_flops
 from ligo.core.errors import NumericsError
-from ligo.core.log import progress
+from ligo.core.log import progress, warn
 from ligo.growth.execute import grow_tensors
 from ligo.growth.plan import GrowthPlan
 from ligo.learning.functional import LearnedMaps, TargetFunction, detached, folded_small, grown_parameters
@@ -77,7 +77,15 @@ def learn_operator(
     started = time.monotonic()
     target, learned = TargetFunction(plan), LearnedMaps(plan, config)
     folded = folded_small(plan, learned(), small)
-    optimizer = torch.optim.AdamW(learned.parameter_groups(config), betas=(0.9, 0.95), weight_decay=0.0)
+    groups = learned.parameter_groups(config)
+    if not groups:
+        warn(
+            "nothing is learned: no map of this growth can be (sizes of heads, vocabularies and experts are not mixed)"
+        )
+    num_steps = config.steps if groups else 0
+    optimizer = torch.optim.AdamW(
+        groups or [{"params": [torch.zeros(1)]}], betas=(0.9, 0.95), weight_decay=0.0
+    )
     base_rates = [group["lr"] for group in optimizer.param_groups]
     validation_tokens = sum(objective.num_tokens(batch) for batch in validation)
     length = objective.num_tokens(validation[0]) // len(validation[0])
@@ -111,9 +119,9 @@ def learn_operator(
     flops += evaluation_flops
     best_step, best_state, best_maps = 0, _copy_state(learned), detached(learned())
     record(0, **{"eval/loss": start_loss})
-    with progress("learning the operator", config.steps) as bar:
-        for step in range(config.steps):
-            factor = warmup_cosine(step, config.steps, config.warmup_fraction)
+    with progress("learning the operator", num_steps) as bar:
+        for step in range(num_steps):
+            factor = warmup_cosine(step, num_steps, config.warmup_fraction)
             for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
                 group["lr"] = rate * factor
             batch = batch_at(step)
@@ -136,7 +144,7 @@ def learn_operator(
             tokens_seen += objective.num_tokens(batch)
             flops += per_token.training * objective.num_tokens(batch) + 3 * build
             values = {"train/loss": float(loss.detach()), "grad_norm": float(norm)}
-            if (step + 1) % config.evaluate_every == 0 or step + 1 == config.steps:
+            if (step + 1) % config.evaluate_every == 0 or step + 1 == num_steps:
                 values["eval/loss"] = current = evaluate_learned()
                 flops += evaluation_flops
                 if current < best_loss:

@@ -7,7 +7,6 @@ the units of the FFN, so `WidthOperator` has an answer for every space, and a fi
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -23,7 +22,6 @@ from ligo.families.spec import (
     VALUE_DIM,
     VOCAB,
     Norm,
-    Space,
 )
 from ligo.operators.copying import (
     cyclic_index,
@@ -53,14 +51,6 @@ class Shapes:
 
     small: Family
     target: Family
-
-    @property
-    def small_spaces(self) -> Mapping[str, Space]:
-        return self.small.spaces
-
-    @property
-    def target_spaces(self) -> Mapping[str, Space]:
-        return self.target.spaces
 
     def sizes(self, space: str) -> tuple[int, int]:
         """(small, target) units of a space that both models have."""
@@ -151,5 +141,9 @@ class DepthOperator(ABC):
         """
 
 
-WIDTH_OPERATORS: Registry[type[WidthOperator]] = Registry("width operator", "ligo.operators")
-DEPTH_OPERATORS: Registry[type[DepthOperator]] = Registry("depth operator", "ligo.operators")
+WIDTH_OPERATORS: Registry[type[WidthOperator]] = Registry(
+    "width operator", "ligo.operators", "operator.width"
+)
+DEPTH_OPERATORS: Registry[type[DepthOperator]] = Registry(
+    "depth operator", "ligo.operators", "operator.depth"
+)

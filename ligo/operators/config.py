@@ -76,8 +76,18 @@ def check(config: OperatorConfig) -> None:
             check_between("operator.lr", config.lr, 0, above=True)
         check_between("operator.depth_lr", config.depth_lr, 0)
         check_between("operator.warmup_fraction", config.warmup_fraction, 0, 1)
-    if config.candidates:
+    if config.name == "auto" or config.candidates:
         check_between("operator.trial_steps", config.trial_steps, 0, above=True)
+        if len(set(config.candidates)) < max(2, len(config.candidates)):
+            raise ConfigError(
+                f"operator.candidates={config.candidates} leaves nothing to choose: it must name two operators or more, "
+                "each once.\n  Try: operator.candidates=[exact,stack]"
+            )
+        if config.width or config.depth or config.init:
+            raise ConfigError(
+                "operator.width, operator.depth and operator.init cannot be set beside operator.candidates, each of "
+                "which has its own.\n  Try: leave them out"
+            )
         for candidate in config.candidates:
             _pair(candidate, "operator.candidates")
 

@@ -113,10 +113,8 @@ def heads_under_one_norm(heads: SpaceMap, kv_heads: SpaceMap) -> tuple[SpaceMap,
     reads each head with the inverse of its key/value head's scale.
     """
     if not all(isinstance(m.expand, Select) and np.all(m.expand.scale != 0) for m in (heads, kv_heads)):
-        return (
-            heads,
-            kv_heads,
-        )  # zeros beside the old heads: no scale undoes these, and the maps do not claim it
+        # zeros beside the old heads: no scale undoes these, and the maps do not claim it
+        return heads, kv_heads
     scale, kv_scale = (_copy_scale(m.expand) for m in (heads, kv_heads))
     of_kv_head = np.repeat(kv_scale, len(scale) // len(kv_scale))
     return (

@@ -74,9 +74,8 @@ def _broken_in_width(shapes: Shapes, maps: GrowthMaps) -> Iterator[str]:
     lossy = (
         key for key, space_map in maps.spaces.items() if not space_map.faithful and space_map.split is None
     )
-    for name in dict.fromkeys(
-        key.partition(".")[0] for key in lossy
-    ):  # "ffn.3", of one layer, is the FFN's too
+    # "ffn.3", of one layer, is the FFN's too
+    for name in dict.fromkeys(key.partition(".")[0] for key in lossy):
         if name != EXPERTS:
             yield f"width: readers of {name} do not undo its writers"
     residual = maps.spaces[RESIDUAL]

@@ -22,7 +22,9 @@ class HyperCloning(ScaledDuplication):
     reference: ClassVar[Reference] = Reference(
         "Scaling Smart: HyperCloning (Samragh et al. 2024)", "2409.12903"
     )
-    exact_when: ClassVar[str] = "always, at whole ratios; others are refused"
+    exact_when: ClassVar[str] = (
+        "at whole ratios (more experts: where each token takes as many times more); others are refused"
+    )
 
     def space_maps(self, shapes: Shapes) -> dict[str, SpaceMap]:
         sizes = {name: shapes.sizes(name) for name in shapes.shared() if name != VOCAB}

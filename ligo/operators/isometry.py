@@ -32,7 +32,9 @@ class Isometry(WidthOperator):
     reference: ClassVar[Reference] = Reference(
         "orthogonal invariance of RMSNorm models: SliceGPT (Ashkboos et al., ICLR 2024)", "2401.15024"
     )
-    exact_when: ClassVar[str] = "always, where norms stand before their readers; others are refused"
+    exact_when: ClassVar[str] = (
+        "at every ratio, where every norm stands before a reader; other models are refused"
+    )
     mixes_coordinates: ClassVar[bool] = True
 
     def residual(self, shapes: Shapes) -> SpaceMap:

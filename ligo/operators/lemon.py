@@ -1,9 +1,10 @@
 """LEMON: copies that are read with uneven weights, so that they differ from the first step on.
 
 Units are copied in order, and of the n copies of a unit, copy c is read with weight (c + 1) / (1 + 2 + .. + n):
-they sum to one and no two are equal, so gradients differ and no noise is needed. Under LayerNorm the remainder
+they sum to one and no two are equal, so gradients of copies differ without noise. Under LayerNorm the remainder
 is filled by average expansion, under RMSNorm by zeros; either is scaled so that eps needs no change (the
-paper scales gains and eps instead).
+paper scales gains and eps instead). Coordinates of zeros that are also read with zero have no gradient: under
+RMSNorm at uneven widths null-space noise is needed to bring them to life.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ class Lemon(WidthOperator):
     reference: ClassVar[Reference] = Reference(
         "LEMON: lossless model expansion (Wang et al., ICLR 2024)", "2310.07999"
     )
-    exact_when: ClassVar[str] = "always; after-norm models (BERT) at whole ratios"
+    exact_when: ClassVar[str] = (
+        "at every ratio (experts: whole ones); after-norm models (BERT): at whole ratios"
+    )
 
     def residual(self, shapes: Shapes) -> SpaceMap:
         space, num_target = shapes.small.spaces[RESIDUAL], shapes.target.dims.hidden_size
@@ -51,9 +54,8 @@ class Lemon(WidthOperator):
             index, small = expand.index, expand.num_small
             shares = uneven_shares(index, small)
             maps[HEADS] = duplicated(index, small, shares)
-            if (
-                KV_HEADS in maps
-            ):  # copies of a key/value head matter as much as the query heads that they serve
+            if KV_HEADS in maps:
+                # copies of a key/value head matter as much as the query heads that they serve
                 kv_small, kv_target = shapes.heads[1]
                 kv_shares = shares.reshape(kv_target, -1).sum(1) * kv_small / small
                 maps[KV_HEADS] = duplicated(cyclic_index(kv_small, kv_target), kv_small, kv_shares)

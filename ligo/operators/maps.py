@@ -128,7 +128,7 @@ class LayerMap:
         return zeroed
 
     def describe(self) -> str:
-        """One line: '0 1 2 | 0* 1* 2*', a star for identity blocks, several sources joined by '+'."""
+        """One line: '0 0* 1 1*', a star for identity blocks, several sources joined by '+'."""
         cells = []
         for layer, row in enumerate(self.weights):
             sources = "+".join(str(j) for j in np.flatnonzero(row))

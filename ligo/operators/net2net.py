@@ -6,6 +6,7 @@ sees other statistics wherever units have unequally many copies.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
@@ -38,8 +39,6 @@ class Net2Net(WidthOperator):
 
 def unscaled_copies(index: np.ndarray, num_small: int) -> SpaceMap:
     """The residual stream copied as it is; a tied head divides by the number of copies."""
-    from dataclasses import replace
-
     return replace(duplicated(index, num_small), head_scale=1.0 / copies_per_unit(index, num_small)[index])
 
 

@@ -10,7 +10,8 @@ a case that the original does not have, what the output projection reads has a m
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -18,8 +19,11 @@ from ligo.core.errors import PlanError
 from ligo.families.spec import FFN, HEADS, KV_HEADS, RESIDUAL, Layout, Product, layout_size, layout_spaces
 from ligo.operators.axes import layout_keys
 from ligo.operators.base import WIDTH_OPERATORS, Reference, Shapes, WidthOperator
-from ligo.operators.factors import Dense
+from ligo.operators.factors import Dense, Factor
 from ligo.operators.maps import SpaceMap
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _SEED = 2303_00980  # part of the operator: the same shapes give the same maps
 
@@ -49,11 +53,39 @@ class OriginalRows(WidthOperator):
         return maps
 
 
+@dataclass(frozen=True)
+class AveragingRows(Factor):
+    """[I; M], drawn when it is needed, so that a plan costs nothing."""
+
+    num_small: int
+    num_target: int
+    key: str
+    label: str = "[I; M]"
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.num_target, self.num_small
+
+    def matrix(self) -> np.ndarray:
+        rng = np.random.default_rng([_SEED, *self.key.encode()])
+        rows = rng.uniform(size=(self.num_target - self.num_small, self.num_small))
+        return np.concatenate([np.eye(self.num_small), rows / rows.sum(1, keepdims=True)])
+
+    def apply(self, x: Tensor) -> Tensor:
+        import torch
+
+        return torch.cat([x, torch.from_numpy(self.matrix()[self.num_small :]).to(x.device, x.dtype) @ x])
+
+    def squared(self) -> Dense:
+        return Dense(self.matrix() ** 2)
+
+    def matmul_flops(self, columns: int) -> int:
+        return 2 * (self.num_target - self.num_small) * self.num_small * columns
+
+
 def averaging_rows(num_small: int, num_target: int, key: str) -> SpaceMap:
     """[I; M] with rows of M uniform and summing to one, read transposed."""
-    rng = np.random.default_rng([_SEED, *key.encode()])
-    rows = rng.uniform(size=(num_target - num_small, num_small))
-    factor = Dense(np.concatenate([np.eye(num_small), rows / rows.sum(1, keepdims=True)]), "[I; M]")
+    factor = AveragingRows(num_small, num_target, key)
     ones = np.ones(num_target)  # the original's tied head reads what it gets, without a correction
     return SpaceMap(expand=factor, reduce=factor, gain=factor, head_scale=ones, tied=True)
 

@@ -2,7 +2,8 @@
 
 Residual stream: R = sqrt(D'/D) [I; 0], so that RMSNorm sees the same mean square with eps unchanged
 (unscaled padding needs another eps). New heads and FFN units are read with zero; what they compute is unseen at
-first, and random, because units that both compute and are read as zero would stay so for ever.
+first, and random, because units that both compute and are read as zero would stay so for ever. New coordinates of
+the residual stream are brought to life by null-space noise in what reads them.
 """
 
 from __future__ import annotations

@@ -22,7 +22,9 @@ class ScaledDuplication(WidthOperator):
     reference: ClassVar[Reference] = Reference(
         "Net2Net, with norm statistics kept at every ratio", "1511.05641"
     )
-    exact_when: ClassVar[str] = "always; after-norm models (BERT) at whole ratios"
+    exact_when: ClassVar[str] = (
+        "at every ratio (experts: whole ones); after-norm models (BERT): at whole ratios"
+    )
 
     def residual(self, shapes: Shapes) -> SpaceMap:
         return residual_copies(shapes.small.spaces[RESIDUAL], shapes.target.dims.hidden_size)

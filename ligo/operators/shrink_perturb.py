@@ -13,7 +13,9 @@ from ligo.operators.base import WIDTH_OPERATORS, Reference, Shapes
 from ligo.operators.maps import Fill, SpaceMap
 from ligo.operators.pad import Pad, padded_residual
 
-SHRINK = 0.4  # the value of Ash & Adams 2020 (arXiv 1910.08475) for weights that are trained on
+SHRINK = (
+    0.4  # a choice of ours, not a published one; shrinking itself is of Ash & Adams 2020 (arXiv 1910.08475)
+)
 
 
 @WIDTH_OPERATORS.register("shrink_perturb")

@@ -20,7 +20,7 @@ class ZeroBlock(DepthOperator):
     exact_when: ClassVar[str] = "always; not in after-norm models (BERT)"
 
     def layer_map(self, num_small: int, num_target: int) -> LayerMap:
-        # target layer l belongs to small layer floor(l L / L'); the first of each run is the layer itself
-        sources = np.arange(num_target) * num_small // num_target
+        # runs of one small layer each, the longer ones late in every group, as LLaMA Pro inserts after every fourth
+        sources = -(-np.arange(1, num_target + 1) * num_small // num_target) - 1
         inserted = frozenset(layer for layer in range(1, num_target) if sources[layer] == sources[layer - 1])
         return LayerMap(one_hot(sources, num_small), inserted)

@@ -37,19 +37,24 @@ def wanted(family: str, ratio: str) -> dict[str, int]:
     """Target sizes of a ratio; uneven is 1.25 times wide, 1.5 times with grouped heads. What a family cannot choose
     follows from the rest."""
     model = family_of(FAMILIES[family])
-    grouped = model.kv_heads_key is not None
+    grouped = model.dims.num_kv_heads < model.dims.num_heads
     twice = {"hidden_size": 64, "num_heads": 8, "ffn_size": 96, **({"num_kv_heads": 4} if grouped else {})}
-    if ratio == "2x":
-        return {**twice, "num_layers": 4}
-    if ratio == "2x width":
-        return twice
-    if ratio == "uneven width":
-        if grouped:  # whole groups of two query heads
-            return {"hidden_size": 48, "num_heads": 6, "num_kv_heads": 3, "ffn_size": 60}
-        return {"hidden_size": 40, "num_heads": 5, "ffn_size": 60}
-    if ratio == "depth only":
-        return {"num_layers": 3}
-    return {"num_heads": 8, "num_kv_heads": 4} if grouped else {"num_heads": 8}
+    uneven = {"hidden_size": 40, "num_heads": 5, "ffn_size": 60}
+    if grouped:  # whole groups of two query heads
+        uneven = {"hidden_size": 48, "num_heads": 6, "num_kv_heads": 3, "ffn_size": 60}
+    heads = {"num_heads": 8, **({"num_kv_heads": 4} if grouped else {})}
+    if model.head_dim_key is None:
+        heads["hidden_size"] = 64
+    if model.kv_heads_key is not None and not grouped:
+        for sizes in (twice, uneven, heads):
+            sizes["num_kv_heads"] = sizes["num_heads"]
+    return {
+        "2x": {**twice, "num_layers": 4},
+        "2x width": twice,
+        "uneven width": uneven,
+        "depth only": {"num_layers": 3},
+        "heads only": heads,
+    }[ratio]
 
 
 @cache

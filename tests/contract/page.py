@@ -26,7 +26,7 @@ Every width operator on every family at {len(RATIOS)} shapes, and every depth op
 
 Each cell is declared from shapes alone, and `tests/contract` holds it to what is measured on tiny random models. The
 signs of a cell stand for, in this order: {", ".join(RATIOS)}. Uneven is 1.25 times wide (1.5 times with grouped
-heads); the sizes are at the end. Models whose head size is hidden size / heads cannot grow heads alone.
+heads); the sizes are at the end. Where the size of a head is hidden size / heads, the stream grows with the heads.
 """
 
 

@@ -15,7 +15,10 @@ MAPS = {
     ("interpolate", 4, 5): [0, 0, 1, 2, 3],
     ("zero_block", 3, 6): [0, 0, 1, 1, 2, 2],
     ("middle", 4, 6): [0, 1, 2, 1, 2, 3],
-    ("middle", 2, 4): [0, 1, 0, 1],
+    ("middle", 2, 4): [0, 0, 0, 1],
+    ("middle", 4, 8): [0, 1, 2, 1, 2, 1, 2, 3],
+    ("zero_block", 32, 40): [n + m for n in range(0, 32, 4) for m in (0, 1, 2, 3, 3)],
+    ("zero_block", 4, 6): [0, 1, 1, 2, 3, 3],
     ("middle", 3, 4): [0, 1, 1, 2],
     ("solar", 4, 6): [0, 1, 2, 1, 2, 3],
     ("solar", 32, 48): [*range(24), *range(8, 32)],
@@ -33,9 +36,9 @@ def test_sources(operator: str, small: int, target: int) -> None:
 
 def test_identity_blocks_are_the_inserted_layers() -> None:
     layers = DEPTH_OPERATORS.get("zero_block")().layer_map(4, 6)
-    assert layers.describe() == "0 0* 1 2 2* 3"
-    assert not layers.coefficients("mlp.down_proj", ends_block=True)[1].any()
-    assert layers.coefficients("mlp.up_proj", ends_block=False)[1, 0] == 1
+    assert layers.describe() == "0 1 1* 2 3 3*"
+    assert not layers.coefficients("mlp.down_proj", ends_block=True)[2].any()
+    assert layers.coefficients("mlp.up_proj", ends_block=False)[2, 1] == 1
 
 
 @pytest.mark.parametrize(
