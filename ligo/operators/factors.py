@@ -53,6 +53,10 @@ class Factor(ABC):
         """Where each small unit is found first: [n] int64. The units elsewhere are new."""
         return np.arange(self.shape[1])
 
+    def alone(self) -> np.ndarray:
+        """[n'] bool: target units that are known to be the only one made from a small unit, and from it alone."""
+        return np.zeros(self.shape[0], dtype=bool)
+
     def matmul_flops(self, columns: int) -> int:
         """FLOPs of `apply` on [n, columns]; copies and means cost none."""
         return 0
@@ -108,6 +112,10 @@ class Select(Factor):
     def first_copies(self) -> np.ndarray:
         here = np.flatnonzero(self.scale)
         return here[np.unique(self.index[here], return_index=True)[1]]
+
+    def alone(self) -> np.ndarray:
+        made = self.scale != 0
+        return made & (copies_per_unit(self.index[made], self.num_small)[self.index] == 1)
 
     def is_identity(self) -> bool:
         rows, columns = self.shape
