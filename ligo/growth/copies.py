@@ -6,6 +6,7 @@ Most operators make nothing else. Any rows of such a matrix can be made alone, a
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from ligo.families.spec import RESIDUAL, Role
 from ligo.growth.plan import GrowthPlan, TensorJob, axis_factors, depth_row, has_share_from_above
 from ligo.operators.axes import layout_selection
-from ligo.operators.factors import Select
+from ligo.operators.factors import Select, runs
 from ligo.operators.maps import GrowthMaps
 
 _SHORT_RUN = 16
@@ -42,21 +43,31 @@ class Copies:
             out.zero_()
             return
         block = _picked(small, self.rows.index[rows.start : rows.stop]).to(out.dtype)
-        block = _times(block, self.rows.scale[rows.start : rows.stop, None])
-        scale = self.columns.scale
-        all_one = bool(np.all(scale == 1.0))
-        factors = torch.from_numpy(scale).to(out.dtype)
-        runs = _runs(self.columns.index)
-        if len(runs) * _SHORT_RUN > out.shape[1]:
+        scale = self.rows.scale[rows.start : rows.stop, None]
+        if np.any(scale != 1.0):
+            block = block * torch.from_numpy(scale).to(out.dtype)
+        stretches, factors = self._column_runs, self._column_factors(out.dtype)
+        if len(stretches) * _SHORT_RUN > out.shape[1]:
             torch.index_select(block, 1, torch.from_numpy(self.columns.index), out=out)
-            if not all_one:
+            if factors is not None:
                 out *= factors
         else:
-            for start, stop, source in runs:
+            for start, stop, source in stretches:
                 part, from_ = out[:, start:stop], block[:, source : source + stop - start]
-                part.copy_(from_) if all_one else torch.mul(from_, factors[start:stop], out=part)
+                if factors is None:
+                    part.copy_(from_)
+                else:
+                    torch.mul(from_, factors[start:stop], out=part)
         if self.multiplier != 1.0:
             out *= self.multiplier
+
+    @cached_property
+    def _column_runs(self) -> list[tuple[int, int, int]]:
+        return runs(self.columns.index)
+
+    def _column_factors(self, dtype: torch.dtype) -> Tensor | None:
+        scale = self.columns.scale
+        return None if np.all(scale == 1.0) else torch.from_numpy(scale).to(dtype)
 
 
 def copies_of(job: TensorJob, plan: GrowthPlan, maps: GrowthMaps) -> Copies | None:
@@ -83,20 +94,9 @@ def copies_of(job: TensorJob, plan: GrowthPlan, maps: GrowthMaps) -> Copies | No
 
 
 def _picked(small: Tensor, index: np.ndarray) -> Tensor:
-    runs = _runs(index)
-    if len(runs) == 1:
-        return small[runs[0][2] :][: len(index)]
-    if len(runs) * _SHORT_RUN > len(index):
+    stretches = runs(index)
+    if len(stretches) == 1:
+        return small[stretches[0][2] :][: len(index)]
+    if len(stretches) * _SHORT_RUN > len(index):
         return small.index_select(0, torch.from_numpy(index))
-    return torch.cat([small[source:][: stop - start] for start, stop, source in runs])
-
-
-def _times(block: Tensor, scale: np.ndarray) -> Tensor:
-    return block if np.all(scale == 1.0) else block * torch.from_numpy(scale).to(block.dtype)
-
-
-def _runs(index: np.ndarray) -> list[tuple[int, int, int]]:
-    """(start, stop, first value) of the stretches in which an index goes up by one."""
-    breaks = np.flatnonzero(np.diff(index) != 1) + 1
-    starts, stops = [0, *breaks.tolist()], [*breaks.tolist(), len(index)]
-    return [(start, stop, int(index[start])) for start, stop in zip(starts, stops, strict=True)]
+    return torch.cat([small[source:][: stop - start] for start, stop, source in stretches])

@@ -16,8 +16,8 @@ from torch import Tensor
 from ligo.core.errors import NumericsError
 from ligo.core.log import progress
 from ligo.families.spec import RESIDUAL, Role, TensorSpec
-from ligo.growth.copies import Copies
-from ligo.growth.noise import add_noise, filled, fresh_tensor, init_deviation, rows_per_draw
+from ligo.growth.copies import copies_of
+from ligo.growth.noise import Noise, filled, fresh_tensor, init_deviation, noise_of, rows_per_draw
 from ligo.growth.plan import GrowthPlan, TensorJob, axis_factors, depth_row, has_share_from_above, in_layer
 from ligo.operators.axes import map_axis
 from ligo.operators.maps import GrowthMaps
@@ -200,40 +200,48 @@ class TensorMaker:
         Raises:
             NumericsError: it is not finite.
         """
+        make_rows = self.by_rows(job)
+        if make_rows is not None:
+            return make_rows(range(job.shape[0]), self.dtype)
         device = self.device if job.flops else "cpu"
         source = sources(self.plan, self.maps, lambda name: self.read(name).to(device, self.dtype))
         grown = make_tensor(job, self.plan, self.maps, source, seed=self.seed, dtype=self.dtype)
-        if self.noise and grown.ndim > 1:
-            grown = grown.clone(memory_format=torch.contiguous_format)  # it may be the small model's own
-            self._add_noise(grown, job)
+        grown, noise = grown.cpu().contiguous(), self._noise(job)
+        if noise is not None:  # then an axis has grown, so this is not the small model's own tensor
+            noise.add(grown)
         _check_finite(grown, job)
-        return grown.cpu().contiguous()
+        return grown
 
-    def make_rows(self, job: TensorJob, copies: Copies, rows: range, dtype: torch.dtype) -> Tensor:
-        """Some rows, bit for bit as in the whole tensor, cast to `dtype`; a few at a time, which the cache holds.
+    def by_rows(self, job: TensorJob) -> Callable[[range, torch.dtype], Tensor] | None:
+        """What makes any rows of a tensor, bit for bit as in the whole, and casts them; None where nothing can.
 
-        Args:
-            copies: from `copies_of`.
-            rows: from a multiple of `rows_per_draw` on.
+        It is to be given rows from a multiple of `rows_per_draw` on, and makes a few at a time, which the cache holds.
         """
-        made = torch.empty(len(rows), *job.shape[1:], dtype=dtype)
-        small = None if copies.layer is None else self.read(job.source_name(copies.layer))
-        step = rows_per_draw(job.shape)
-        for first in range(rows.start, rows.stop, step):
-            block = range(first, min(first + step, rows.stop))
-            part = made[first - rows.start :][: len(block)]
-            grown = part if self.dtype == dtype else torch.empty(part.shape, dtype=self.dtype)
-            copies.put(small, block, grown)
-            if self.noise:
-                self._add_noise(grown, job, block)
-            _check_finite(grown, job)
-            if grown is not part:
-                part.copy_(grown)
-        return made
+        copies, noise = copies_of(job, self.plan, self.maps), self._noise(job)
+        if copies is None:
+            return None
 
-    def _add_noise(self, grown: Tensor, job: TensorJob, rows: range | None = None) -> None:
+        def make_rows(rows: range, dtype: torch.dtype) -> Tensor:
+            made = torch.empty(len(rows), *job.shape[1:], dtype=dtype)
+            small = None if copies.layer is None else self.read(job.source_name(copies.layer))
+            step = rows_per_draw(job.shape)
+            for first in range(rows.start, rows.stop, step):
+                block = range(first, min(first + step, rows.stop))
+                part = made[first - rows.start :][: len(block)]
+                grown = part if self.dtype == dtype else torch.empty(part.shape, dtype=self.dtype)
+                copies.put(small, block, grown)
+                if noise is not None:
+                    noise.add(grown, block)
+                _check_finite(grown, job)
+                if grown is not part:
+                    part.copy_(grown)
+            return made
+
+        return make_rows
+
+    def _noise(self, job: TensorJob) -> Noise | None:
         deviation = self.noise * init_deviation(self.plan)
-        add_noise(grown, job, self.plan, self.maps, deviation=deviation, seed=self.seed, rows=rows)
+        return noise_of(job, self.plan, self.maps, deviation=deviation, seed=self.seed)
 
 
 def _check_finite(tensor: Tensor, job: TensorJob) -> None:

@@ -53,10 +53,6 @@ class Factor(ABC):
         """Where each small unit is found first: [n] int64. The units elsewhere are new."""
         return np.arange(self.shape[1])
 
-    def alone(self) -> np.ndarray:
-        """[n'] bool: target units that are known to be the only one made from a small unit, and from it alone."""
-        return np.zeros(self.shape[0], dtype=bool)
-
     def matmul_flops(self, columns: int) -> int:
         """FLOPs of `apply` on [n, columns]; copies and means cost none."""
         return 0
@@ -112,10 +108,6 @@ class Select(Factor):
     def first_copies(self) -> np.ndarray:
         here = np.flatnonzero(self.scale)
         return here[np.unique(self.index[here], return_index=True)[1]]
-
-    def alone(self) -> np.ndarray:
-        made = self.scale != 0
-        return made & (copies_per_unit(self.index[made], self.num_small)[self.index] == 1)
 
     def is_identity(self) -> bool:
         rows, columns = self.shape
@@ -199,6 +191,15 @@ class Dense(Factor):
 def copies_per_unit(index: np.ndarray, num_small: int) -> np.ndarray:
     """How many target units copy each small unit: [n] int64."""
     return np.bincount(index, minlength=num_small)
+
+
+def runs(index: np.ndarray) -> list[tuple[int, int, int]]:
+    """(start, stop, first value) of the stretches in which an index goes up by one."""
+    if not len(index):
+        return []
+    breaks = np.flatnonzero(np.diff(index) != 1) + 1
+    starts, stops = [0, *breaks.tolist()], [*breaks.tolist(), len(index)]
+    return [(start, stop, int(index[start])) for start, stop in zip(starts, stops, strict=True)]
 
 
 def nothing(num_small: int, num_target: int) -> Select:
