@@ -1,7 +1,7 @@
 """The grown checkpoint as files: every target tensor is one job, and its bytes go out as they are made.
 
 Worker threads make tensors, or rows of them where these are copies, while those before are written. What is made and
-not yet written never takes more than the largest job does, so memory knows no size of the model.
+not yet written never takes more than the largest tensor does, so memory knows no size of the model.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from ligo import __version__
 from ligo.checkpoint.reader import Checkpoint
 from ligo.checkpoint.shards import Shard, lay_out, write_shards
 from ligo.core.log import progress
+from ligo.growth.copies import copies_of
 from ligo.growth.execute import ReadTensor, TensorMaker
 from ligo.growth.noise import rows_per_draw
 from ligo.growth.plan import GrowthPlan, TensorJob
@@ -33,7 +34,7 @@ from ligo.operators.maps import GrowthMaps
 _DTYPES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 _PIECE_BYTES = 2**24
 _QUEUE_BYTES = 2**27
-"""What may wait to be written, where no single job is larger."""
+"""What may wait to be written, where no tensor that is made as a whole is larger."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,12 @@ class GrowthWriter:
         return max(math.prod(job.shape) for job in self.plan.jobs) * self._compute.itemsize
 
     @property
+    def _largest_whole(self) -> int:
+        """The same of those that are not made by rows."""
+        whole = [job for job in self.plan.jobs if copies_of(job, self.plan, self.maps) is None]
+        return max((math.prod(job.shape) for job in whole), default=0) * self._compute.itemsize
+
+    @property
     def _compute(self) -> torch.dtype:
         return torch.float64 if self.dtype == "float64" else torch.float32
 
@@ -97,7 +104,7 @@ class GrowthWriter:
                     yield from self._tasks(maker, self.plan.job_of[name])
                     bar.advance()
 
-            yield from _in_order(tasks(), workers, max(self.largest_job, _QUEUE_BYTES))
+            yield from _in_order(tasks(), workers, max(self._largest_whole, _QUEUE_BYTES))
 
     def _tasks(self, maker: TensorMaker, job: TensorJob) -> Iterator[tuple[int, Callable[[], Tensor]]]:
         """What makes one tensor: (bytes that it takes, what to call), in the order of the rows."""
