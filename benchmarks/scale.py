@@ -133,12 +133,11 @@ def whole_size(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     plan, small = growth_plan(*layers), folder / "whole"
     synthetic(small, plan)
     bound = 3 * largest_job(plan) + 2**29
-    disk = sequential_write(folder / "plain", 2 * plan.target.num_parameters)
     run = write_apart("streamed", small, folder / "grown", 1.0)
     shutil.rmtree(small)
     what = f"write, LLaMA-7B -> 13B with {layers[0]} -> {layers[1]} layers: peak resident bytes"
     ok = run.peak_bytes <= bound and run.num_shards >= 8
-    figures = {**vars(run), "layers": layers, "disk_s": disk, "bytes_per_s": run.num_bytes / run.seconds}
+    figures = {**vars(run), "layers": layers, "bytes_per_s": run.num_bytes / run.seconds}
     return {what: row(run.peak_bytes, f"<= {bound}, >= 8 shards", ok)}, {"whole size": figures}
 
 

@@ -32,8 +32,9 @@ from ligo.growth.plan import GrowthPlan, TensorJob
 from ligo.operators.maps import GrowthMaps
 
 _DTYPES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
-_PIECE_BYTES = 2**24
-_QUEUE_BYTES = 2**27
+_PIECE_BYTES = 2**22
+"""Small enough to be still in the cache when it is hashed and written."""
+_QUEUE_BYTES = 2**25
 """What may wait to be written, where no tensor that is made as a whole is larger."""
 
 
