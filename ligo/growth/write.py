@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from ligo import __version__
+from ligo.accounting.memory import write_peak
 from ligo.checkpoint.reader import Checkpoint
 from ligo.checkpoint.shards import Shard, lay_out, write_shards
 from ligo.core.log import progress
@@ -76,7 +77,7 @@ class GrowthWriter:
     @property
     def peak_bytes(self) -> int:
         """The most memory that the process takes while it writes, libraries and buffers included."""
-        return 3 * self.largest_job + 2**29
+        return write_peak(self.largest_job)
 
     @property
     def largest_job(self) -> int:
