@@ -306,6 +306,12 @@ def check_stage_order(config: GrowConfig, done: Collection[str]) -> None:
         made.add(stage)
 
 
+def needs_objective(config: GrowConfig) -> bool:
+    """Whether any stage asked for minimises a loss."""
+    learns = config.operator.init is not None or bool(config.operator.candidates)
+    return bool(TRAINING_STAGES & set(config.stages)) or ("learn" in config.stages and learns)
+
+
 def check_training_fits(config: GrowConfig) -> None:
     """Refuse, before any work, batches that do not divide over the ranks there are and DeepSpeed keys that cannot be.
 

@@ -11,13 +11,21 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from ligo.command import main
-from ligo.config import TRAINING_STAGES, GrowConfig, check_stage_order, check_training_fits
+from ligo.config import (
+    TRAINING_STAGES,
+    GrowConfig,
+    check_stage_order,
+    check_training_fits,
+    needs_objective,
+)
 from ligo.core.errors import check_installed
 from ligo.core.log import say
 from ligo.plan import known_config, make_plan, name_after_folder, plan_json, plan_text
 
 if TYPE_CHECKING:
+    from ligo.checkpoint.reader import Checkpoint
     from ligo.core.run import Run
+    from ligo.growth.plan import GrowthPlan
     from ligo.tracking.base import Tracker
 
 DESCRIPTION = "Grow a small pretrained transformer into a larger one, train it on, and count what that saved."
@@ -39,8 +47,8 @@ def grow(config: GrowConfig, config_yaml: str) -> None:
     known = known_config(config.small)
     announced = None
     if known is not None:
-        announced = make_plan(config, known)
-        say(plan_text(config, announced))
+        announced = plan_text(config, make_plan(config, known))
+        say(announced)
 
     # torch and transformers load from here on
     from ligo.core import distributed
@@ -60,7 +68,7 @@ def grow(config: GrowConfig, config_yaml: str) -> None:
             grow_checkpoint(train_small(config, run, digest, tracker), config, run, digest, tracker)
     else:
         folder = find_small(config)
-        check_inputs(folder, config, run, announced.shapes if announced else None)
+        check_inputs(folder, config, run, announced)
         with opened(run, config, run_config, config_yaml) as tracker:
             grow_checkpoint(folder, config, run, digest, tracker)
     distributed.stop()
@@ -85,24 +93,32 @@ def find_small(config: GrowConfig) -> Path:
     return locate(source)
 
 
-def check_inputs(folder: Path, config: GrowConfig, run: Run, announced: object) -> None:
+def open_small(folder: Path, config: GrowConfig) -> tuple[Checkpoint, GrowthPlan]:
+    """The small checkpoint, its tensors named as the family names them, and the plan of its growth."""
+    from ligo.checkpoint.reader import Checkpoint
+
+    checkpoint = Checkpoint.open(folder)
+    plan = make_plan(config, checkpoint.config)
+    return checkpoint.named_for(plan.small), plan
+
+
+def check_inputs(folder: Path, config: GrowConfig, run: Run, announced: str | None) -> None:
     """Refuse a checkpoint, a text or a disk that will not do, before anything is written.
 
     Args:
-        announced: the shapes whose plan has been printed, or None.
+        announced: the plan that has been printed, or None.
     """
     from ligo.checkpoint.optimizer import open_optimizer_state
-    from ligo.checkpoint.reader import Checkpoint
     from ligo.checkpoint.writer import check_free_disk
     from ligo.core import distributed
     from ligo.core.files import unfinished_bytes
     from ligo.families.stock import expected_shapes
     from ligo.training.objectives import make_objective
 
-    checkpoint = Checkpoint.open(folder)
-    plan = make_plan(config, checkpoint.config)
-    if plan.shapes != announced:
-        say(plan_text(config, plan))
+    checkpoint, plan = open_small(folder, config)
+    if (text := plan_text(config, plan)) != announced:
+        say(text)
+    objective = make_objective(plan.small, checkpoint.tokenizer, trains=needs_objective(config))
     checkpoint.expect(expected_shapes(plan.small))
     moment_bytes = 0
     if config.operator.optimizer_state != "reset":
@@ -110,7 +126,7 @@ def check_inputs(folder: Path, config: GrowConfig, run: Run, announced: object) 
         moment_bytes = 8 * plan.target.num_parameters  # two float32 numbers for each
     with distributed.others_wait() as alone:
         if alone:  # the others find the tokens in the cache
-            make_objective(plan.small, checkpoint.tokenizer).prepare(config.data)
+            objective.prepare(config.data)
     if not run.grown.exists():
         needed = plan_json(config, plan)["bytes"]["disk"] + moment_bytes
         check_free_disk(run.folder, needed - unfinished_bytes(run.grown))
@@ -118,17 +134,16 @@ def check_inputs(folder: Path, config: GrowConfig, run: Run, announced: object) 
 
 def grow_checkpoint(folder: Path, config: GrowConfig, run: Run, digest: str, tracker: Tracker) -> None:
     """Run the stages on a small checkpoint that is there."""
-    from ligo.checkpoint.reader import Checkpoint
     from ligo.core import distributed
     from ligo.core.files import write_json
     from ligo.families.stock import check_coverage
     from ligo.stages import GrowthRun
     from ligo.training.objectives import make_objective
 
-    checkpoint = Checkpoint.open(folder)
-    plan = make_plan(config, checkpoint.config)
+    checkpoint, plan = open_small(folder, config)
     check_coverage(plan.target)
-    corpus = make_objective(plan.small, checkpoint.tokenizer).prepare(config.data)
+    objective = make_objective(plan.small, checkpoint.tokenizer, trains=needs_objective(config))
+    corpus = objective.prepare(config.data)
     if distributed.is_main():
         run.check_same_inputs({"small": checkpoint.fingerprint(), "text": corpus.fingerprint})
         write_json(run.plan, plan_json(config, plan))

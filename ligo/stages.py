@@ -25,7 +25,7 @@ from ligo.checkpoint.optimizer import (
 )
 from ligo.checkpoint.reader import Checkpoint
 from ligo.checkpoint.writer import check_free_memory, write_weights
-from ligo.config import GrowConfig, scratch_training
+from ligo.config import GrowConfig, needs_objective, scratch_training
 from ligo.core import distributed
 from ligo.core.files import folder_aside, folder_resumed, write_json
 from ligo.core.log import say
@@ -216,10 +216,14 @@ class GrowthRun:
                 probe.numpy(),
                 claimed_exact=self.plan.exactness.exact and not learned.get("best_step"),
                 stored_dtype=grown_dtype(self.config, self.plan),
+                read_back=self.plan.read_back,
             )
             result.update(verification.as_json())
             verdict = "exact" if verification.exact else "not exact, as planned"
-            say(f"verified: largest logit difference {verification.max_logit_difference:.2e} ({verdict})")
+            compared = "logit" if self.plan.small.has_head else "hidden state"
+            say(
+                f"verified: largest {compared} difference {verification.max_logit_difference:.2e} ({verdict})"
+            )
 
     def _maps(self) -> GrowthMaps:
         """The maps to write: those learned, or the operator's own."""
@@ -351,7 +355,7 @@ class GrowthRun:
     def _objective(self) -> Objective:
         from ligo.training.objectives import make_objective
 
-        return make_objective(self.plan.small, self.small.tokenizer)
+        return make_objective(self.plan.small, self.small.tokenizer, trains=needs_objective(self.config))
 
     @cached_property
     def _validation(self) -> list[Any]:

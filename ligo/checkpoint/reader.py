@@ -9,33 +9,27 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ligo.core.errors import CheckpointError, nearest
+from ligo.core.log import say
+from ligo.families.names import DiskNames, disk_names
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
+    from ligo.families.base import Family
+
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
-
-# Buffers that old checkpoints carry and every model computes for itself.
-_NOT_WEIGHTS = (
-    "rotary_emb.inv_freq",
-    ".attention.bias",  # causal masks: GPT-NeoX, and GPT-2 below
-    ".attention.masked_bias",
-    ".attn.bias",
-    ".attn.masked_bias",
-    ".embeddings.position_ids",
-)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """An opened checkpoint folder; names are those on disk."""
+    """An opened checkpoint folder; names are those on disk, or those of a family once it is `named_for` it."""
 
     folder: Path
     config: dict[str, Any]
@@ -46,6 +40,7 @@ class Checkpoint:
     num_bytes: int
     """Of all tensors together."""
     _file_of: dict[str, Path] = field(repr=False)
+    _names: DiskNames = field(default_factory=DiskNames, repr=False)
 
     @classmethod
     def open(cls, folder: Path) -> Checkpoint:
@@ -78,22 +73,39 @@ class Checkpoint:
                 )
         return cls(folder, config, shapes, dtypes, num_bytes, file_of)
 
+    def named_for(self, family: Family) -> Checkpoint:
+        """The same with names as in the family's table, and without what the model does not need.
+
+        Raises:
+            CheckpointError: a tensor is there twice.
+        """
+        names = disk_names(self.shapes, family)
+        return replace(
+            self,
+            shapes={name: self.shapes[disk] for name, disk in names.on_disk.items()},
+            dtypes={name: self.dtypes[disk] for name, disk in names.on_disk.items()},
+            _names=names,
+        )
+
     def read(self, name: str) -> torch.Tensor:
         """The tensor under `name`, in its stored dtype, on the CPU; shape as in `shapes`.
 
         Raises:
             CheckpointError: there is no such tensor.
         """
-        from safetensors import safe_open
-
-        if name not in self._file_of:
+        if name not in self.shapes:
             close = nearest(name, self.shapes)
             raise CheckpointError(
                 f"there is no tensor '{name}' in {self.folder}."
                 + (f"\n  The nearest name is '{close}'." if close else "")
             )
-        with safe_open(self._file_of[name], framework="pt") as file:
-            return file.get_tensor(name)
+        return self._read(self._names.on_disk.get(name, name))
+
+    def _read(self, on_disk: str) -> torch.Tensor:
+        from safetensors import safe_open
+
+        with safe_open(self._file_of[on_disk], framework="pt") as file:
+            return file.get_tensor(on_disk)
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer that lies in the folder; code that it may bring along is never run.
@@ -129,10 +141,13 @@ class Checkpoint:
     def expect(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Check that these tensors are here, that they have these shapes, and that there are no others.
 
+        What was left out because the model does not need it is said.
+
         Raises:
-            CheckpointError: the first few that are missing, not expected, or of another shape.
+            CheckpointError: the first few that are missing, not expected, or of another shape; or a tensor is not
+                equal to the one that it is tied to.
         """
-        here = {name: shape for name, shape in self.shapes.items() if not name.endswith(_NOT_WEIGHTS)}
+        here = self.shapes
         missing = [name for name in shapes if name not in here]
         extra = [name for name in here if name not in shapes]
         misshaped = [
@@ -142,20 +157,31 @@ class Checkpoint:
         ]
         found = {"missing": missing, "not expected": extra, "of another shape": misshaped}
         if not any(found.values()):
+            self._check_copies()
+            self._say_what_is_left_out()
             return
         lines = [f"  {what}: {_first_few(names)}" for what, names in found.items() if names]
-        headless = missing and all(f"model.{name}" in shapes for name in extra)
-        why = (
-            "  The names lack 'model.': this was saved from a model without its head.\n"
-            if headless and extra
-            else ""
-        )
+        stock_class = (self.config.get("architectures") or ["AutoModelForCausalLM"])[0]
         raise CheckpointError(
             f"the tensors in {self.folder} are not those of a model with its config.json:\n"
             + "\n".join(lines)
-            + f"\n{why}  Try: load it with AutoModelForCausalLM.from_pretrained, save it with "
-            "save_pretrained(DIR), then small.path=DIR"
+            + f"\n  Try: load it with {stock_class}.from_pretrained, save it with save_pretrained(DIR), then "
+            "small.path=DIR"
         )
+
+    def _check_copies(self) -> None:
+        for on_disk, name in self._names.copies.items():
+            tensor = self.read(name)
+            if not self._read(on_disk).to(tensor.dtype).equal(tensor):
+                raise CheckpointError(
+                    f"config.json says that '{on_disk}' is tied to '{name}', and in {self.folder} they differ.\n"
+                    '  Try: "tie_word_embeddings": false in its config.json'
+                )
+
+    def _say_what_is_left_out(self) -> None:
+        for why in dict.fromkeys(self._names.left_out.values()):
+            names = [name for name, reason in self._names.left_out.items() if reason == why]
+            say(f"left out of {self.folder.name}: {_first_few(names, 1)} ({why})")
 
 
 _SAVE_AGAIN = "Try: download the checkpoint again, or save it again with save_pretrained"

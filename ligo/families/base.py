@@ -20,6 +20,7 @@ from ligo.families.spec import (
     KV_HEADS,
     QUERY_DIM,
     VALUE_DIM,
+    Axis,
     Dims,
     Norm,
     Space,
@@ -299,6 +300,41 @@ class Family(ABC):
             Space(name=VALUE_DIM, size=d.head_dim),
         ]
 
+    def linear_specs(
+        self,
+        name: str,
+        out: Axis,
+        in_: Axis,
+        layer: int | None = None,
+        *,
+        norm: str | None = None,
+        bias: bool = False,
+        ends_block: bool = False,
+        in_first: bool = False,
+        **more: Any,
+    ) -> list[TensorSpec]:
+        """Weight and, where there is one, bias of a linear layer.
+
+        Args:
+            norm: the gain between the stream and this layer.
+            in_first: the weight is stored [in, out].
+            more: fields of `TensorSpec` for the weight alone.
+        """
+        kind = kind_of(name, layer)
+        weight = TensorSpec(
+            name=f"{name}.weight",
+            kind=kind,
+            layer=layer,
+            axes=(in_, out) if in_first else (out, in_),
+            gain=norm,
+            ends_block=ends_block,
+            **more,
+        )
+        offset = TensorSpec(
+            name=f"{name}.bias", kind=f"{kind}.bias", layer=layer, axes=(out,), ends_block=ends_block
+        )
+        return [weight, offset] if bias else [weight]
+
     def _dims(self) -> Dims:
         sizes = {size: self._size(key) for size, key in self.size_keys.items()}
         heads = sizes["num_heads"]
@@ -347,6 +383,11 @@ class Family(ABC):
                 "frequencies of the two coincide only where the size grows by a whole factor.\n"
                 f"  Try: target.head_dim={math.ceil(dims.head_dim / self.dims.head_dim) * self.dims.head_dim}"
             )
+
+
+def kind_of(name: str, layer: int | None) -> str:
+    """The name without what says where: "self_attn.q_proj"."""
+    return name if layer is None else name.partition(f".{layer}.")[2]
 
 
 FAMILIES: Registry[type[Family]] = Registry("family", "ligo.families")

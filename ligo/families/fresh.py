@@ -141,7 +141,9 @@ def fresh_config(family: str, shape: Mapping[str, int]) -> dict[str, Any]:
     sizes = {**recipe.own_sizes, **shape}
     if "num_key_value_heads" in sizes:
         sizes["num_key_value_heads"] = sizes["num_key_value_heads"] or sizes["num_attention_heads"]
-    config = {**recipe.settings, "initializer_range": 0.02, "dtype": "float32"}
+    # where the stream itself is normed, the size of the weights matters: 0.02 is for BERT's width
+    deviation = 0.02 * (768 / sizes["hidden_size"]) ** 0.5 if FAMILIES.get(family).post_norm else 0.02
+    config = {**recipe.settings, "initializer_range": round(deviation, 4), "dtype": "float32"}
     if "num_labels" in sizes:
         labels = [str(label) for label in range(sizes.pop("num_labels"))]
         config["id2label"] = {label: label for label in labels}

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 from ligo.core.errors import CheckpointError
-from ligo.families.base import Family
+from ligo.families.base import Family, kind_of
 from ligo.families.spec import (
     FFN,
     RESIDUAL,
@@ -88,7 +88,7 @@ class LayerNormFamily(Family):
         self, name: str, layer: int | None = None, *, before_head: bool = False
     ) -> list[TensorSpec]:
         """Scale and shift of a LayerNorm on the residual stream."""
-        kind = _kind(name, layer)
+        kind = kind_of(name, layer)
         return [
             TensorSpec(
                 name=f"{name}.{part}",
@@ -105,39 +105,12 @@ class LayerNormFamily(Family):
         ]
 
     def linear_specs(
-        self,
-        name: str,
-        out: Axis,
-        in_: Axis,
-        *,
-        layer: int | None = None,
-        norm: str | None = None,
-        bias: bool = True,
-        ends_block: bool = False,
-        in_first: bool = False,
-        **more: Any,
-    ) -> list[TensorSpec]:
-        """Weight and bias of a linear layer.
-
-        Args:
-            norm: the LayerNorm between the stream and this layer.
-            in_first: the weight is stored [in, out].
-            more: fields of `TensorSpec` for the weight alone.
-        """
-        kind = _kind(name, layer)
-        weight = TensorSpec(
-            name=f"{name}.weight",
-            kind=f"{kind}.weight",
-            layer=layer,
-            axes=(in_, out) if in_first else (out, in_),
-            gain=norm and f"{norm}.weight",
-            ends_block=ends_block,
-            **more,
-        )
-        offset = TensorSpec(
-            name=f"{name}.bias", kind=f"{kind}.bias", layer=layer, axes=(out,), ends_block=ends_block
-        )
-        return [weight, offset] if bias else [weight]
+        self, name: str, out: Axis, in_: Axis, layer: int | None = None, *, norm: str | None = None,
+        bias: bool = True, **more: Any,
+    ) -> list[TensorSpec]:  # fmt: skip
+        """Weight and bias of a linear layer; `norm`: the LayerNorm between the stream and this layer."""
+        scale = f"{norm}.weight" if norm is not None else None
+        return super().linear_specs(name, out, in_, layer, norm=scale, bias=bias, **more)
 
     def embedding_spec(self, name: str, *, tied_head: str) -> TensorSpec:
         """The table of tokens; a tied head is another name for it in the running model."""
@@ -173,7 +146,3 @@ class LayerNormFamily(Family):
         return self.linear_specs(
             name, writes(self.num_classes), in_, norm=norm, active_share=ONCE_PER_SEQUENCE
         )
-
-
-def _kind(name: str, layer: int | None) -> str:
-    return name if layer is None else name.partition(f".{layer}.")[2]

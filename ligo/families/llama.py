@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from ligo.core.errors import PlanError
-from ligo.families.base import FAMILIES, Family
+from ligo.families.base import FAMILIES, Family, kind_of
 from ligo.families.spec import (
     FFN,
     HEADS,
@@ -203,34 +203,6 @@ class Llama(Family):
             *self.linear_specs(down, writes(RESIDUAL), reads(FFN), layer, ends_block=ends_block, bias=bias),
         ]
 
-    def linear_specs(
-        self,
-        name: str,
-        out: Axis,
-        in_: Axis,
-        layer: int | None = None,
-        *,
-        norm: str | None = None,
-        ends_block: bool = False,
-        bias: bool = False,
-        else_from: str | None = None,
-    ) -> list[TensorSpec]:
-        """Weight and, where there is one, bias of a linear layer; `norm`: the gain between the stream and it."""
-        kind = kind_of(name, layer)
-        weight = TensorSpec(
-            name=f"{name}.weight",
-            kind=kind,
-            layer=layer,
-            axes=(out, in_),
-            gain=norm,
-            ends_block=ends_block,
-            else_from=else_from,
-        )
-        offset = TensorSpec(
-            name=f"{name}.bias", kind=f"{kind}.bias", layer=layer, axes=(out,), ends_block=ends_block
-        )
-        return [weight, offset] if bias else [weight]
-
     def norm_spec(
         self,
         name: str,
@@ -250,8 +222,3 @@ class Llama(Family):
             ends_block=ends_block,
             before_head=before_head,
         )
-
-
-def kind_of(name: str, layer: int | None) -> str:
-    """The name without what says where: "self_attn.q_proj", "norm"."""
-    return name.removeprefix("model.") if layer is None else name.partition(f".{layer}.")[2]

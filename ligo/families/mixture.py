@@ -11,8 +11,8 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 from ligo.core.errors import CheckpointError, PlanError
-from ligo.families.base import Family
-from ligo.families.llama import Llama, kind_of
+from ligo.families.base import Family, kind_of
+from ligo.families.llama import Llama
 from ligo.families.spec import EXPERTS, RESIDUAL, Dims, Space, TensorSpec, reads, writes
 
 # transformers knows the number of experts by both names, and writes the first

@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 from ligo.core.errors import CheckpointError
 from ligo.families.base import Family
 
+# Buffers that old checkpoints carry and every model computes for itself.
 _BUFFERS = (
     "rotary_emb.inv_freq",
-    "attention.bias",  # causal masks: GPT-NeoX, and GPT-2 below
-    "attention.masked_bias",
-    "attn.bias",
-    "attn.masked_bias",
+    ".attention.bias",  # causal masks: GPT-NeoX, and GPT-2 below
+    ".attention.masked_bias",
+    ".attn.bias",
+    ".attn.masked_bias",
     "embeddings.position_ids",
 )
 
@@ -50,18 +51,20 @@ def disk_names(names: Iterable[str], family: Family) -> DiskNames:
         readings = list(_readings(name, family))
         table = next((reading for reading in readings if reading in family.by_name), None)
         other = next((tied_to[reading] for reading in readings if reading in tied_to), None)
-        if table is None and other is not None:
+        if table is not None:
+            _add(found.on_disk, table, name)
+        elif other is not None:
             tied.append((name, other))
-        elif table is None and name.endswith(_BUFFERS):
-            found.left_out[name] = "buffers that the model computes for itself"
-        elif table is None and any(reading.startswith(family.other_heads) for reading in readings):
-            found.left_out[name] = f"of a head that {family.class_name} does not have"
+        elif name.endswith(_BUFFERS):
+            found.left_out[name] = "computed by the model itself"
+        elif any(reading.startswith(family.other_heads) for reading in readings):
+            found.left_out[name] = "of another head than the model's"
         else:
-            _add(found.on_disk, table or name, name)
+            found.on_disk[name] = name
     for name, table in tied:
         if table in found.on_disk:
             found.copies[name] = table
-            found.left_out[name] = f"a copy of {table}, which it is tied to"
+            found.left_out[name] = f"tied to {table}"
         else:
             _add(found.on_disk, table, name)
     return found
@@ -69,10 +72,14 @@ def disk_names(names: Iterable[str], family: Family) -> DiskNames:
 
 def _readings(name: str, family: Family) -> Iterator[str]:
     """What a name on disk may stand for, itself first."""
-    plain = name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
-    yield plain
-    prefix = f"{family.body}."
-    yield plain.removeprefix(prefix) if plain.startswith(prefix) else prefix + plain
+    prefix, name = f"{family.body}.", with_norms_of_today(name)
+    yield name
+    yield name.removeprefix(prefix) if name.startswith(prefix) else prefix + name
+
+
+def with_norms_of_today(name: str) -> str:
+    """A name with weight and bias for what the first BERT called gamma and beta."""
+    return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
 
 
 def _add(on_disk: dict[str, str], table: str, name: str) -> None:

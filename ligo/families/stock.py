@@ -12,11 +12,12 @@ from weakref import WeakKeyDictionary
 
 from ligo.core.errors import CheckpointError, PlanError
 from ligo.families.base import Family
+from ligo.families.names import with_norms_of_today
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-_AUTO_CLASSES = {
+AUTO_CLASSES = {
     "causal_lm": "AutoModelForCausalLM",
     "masked_lm": "AutoModelForMaskedLM",
     "classes": "AutoModelForSequenceClassification",
@@ -34,7 +35,7 @@ def model_class(family: Family) -> Any:
     import transformers
 
     named = (family.config.get("architectures") or [None])[0]
-    found = getattr(transformers, named or _AUTO_CLASSES[family.objective], None)
+    found = getattr(transformers, named or AUTO_CLASSES[family.objective], None)
     if found is None:
         raise CheckpointError(
             f"config.json names the class {named}, which transformers {transformers.__version__} does not have.\n"
@@ -73,8 +74,11 @@ def as_on_disk(model: Any, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors of the running model under their names on disk, experts apart again."""
     from transformers.core_model_loading import revert_weight_conversion
 
-    renamed: dict[str, Tensor] = revert_weight_conversion(model, dict(tensors))
-    return renamed
+    # transformers would save a model under the names that it was loaded from
+    return {
+        with_norms_of_today(name): tensor
+        for name, tensor in revert_weight_conversion(model, dict(tensors)).items()
+    }
 
 
 def running_names(model: Any) -> dict[str, str]:

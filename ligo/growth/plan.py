@@ -70,6 +70,12 @@ class GrowthPlan:
     def target_config(self) -> dict[str, Any]:
         return self.target.config
 
+    @property
+    def read_back(self) -> np.ndarray | None:
+        """Float64 [D', D]: hidden states of the grown model times this are those of the small one, in a growth that is
+        exact. None where there is a head: its logits are the same as they are."""
+        return None if self.small.has_head else self.maps.spaces[RESIDUAL].reduce.matrix()
+
     @cached_property
     def job_of(self) -> dict[str, TensorJob]:
         """Jobs by the name of the tensor that they make."""

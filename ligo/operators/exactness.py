@@ -30,10 +30,11 @@ class Exactness:
 
 
 def foldable(family: Family) -> bool:
-    """Whether every gain on the residual stream can be folded into readers: all norms stand before readers."""
+    """Whether every gain on the residual stream can be folded into readers: all norms stand before readers, the last
+    one before a head."""
     read = {spec.gain for spec in family.tensors if RESIDUAL in spec.spaces(Role.READ)}
     gains = [s for s in family.tensors if RESIDUAL in s.spaces(Role.GAIN) and not s.before_head]
-    return all(spec.name in read for spec in gains)
+    return family.has_head and all(spec.name in read for spec in gains)
 
 
 def check_gains(shapes: Shapes, maps: GrowthMaps, operator: str) -> None:
@@ -47,7 +48,7 @@ def check_gains(shapes: Shapes, maps: GrowthMaps, operator: str) -> None:
         raise PlanError(
             f"operator.width={operator} mixes the coordinates of the residual stream, so the gains of the norms must be "
             f"folded into their readers, and in {shapes.small.name} models that cannot be: norms stand after the blocks, "
-            "where no reader could take their gains.\n"
+            "or at the end of a model without a head, where no reader could take their gains.\n"
             "  Try: operator.width=scaled_duplication"
         )
 

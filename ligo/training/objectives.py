@@ -22,6 +22,7 @@ from ligo.data.mask import mask_tokens
 from ligo.data.sources import DataConfig
 from ligo.data.tokenize import Corpus, prepare
 from ligo.families.base import Family
+from ligo.families.stock import AUTO_CLASSES
 from ligo.families.vit import ViT
 
 Run = Callable[..., Any]
@@ -127,7 +128,7 @@ class ImageClasses(Objective):
         return ImageShape(
             num_channels=self.family.setting("num_channels"),
             size=self.family.setting("image_size"),
-            num_classes=self.family.num_classes,
+            num_classes=self.family.num_classes if self.family.has_head else 0,
             num_tokens=self.family.tokens_per_image,
         )
 
@@ -145,6 +146,35 @@ class ImageClasses(Objective):
         return len(batch) * self.shape.num_tokens
 
 
+class UntrainedText(TextObjective):
+    """Of models that are grown and compared, on random tokens, and not trained."""
+
+    def prepare(self, data: DataConfig) -> Corpus:
+        size = _NUM_RANDOM * data.sequence_length + 1
+        tokens = np.random.default_rng(0).integers(0, self.family.dims.vocab_size, size)
+        return Corpus(tokens, tokens, "random", "random tokens", 1, 1.0)
+
+    def loss(self, run: Run, batch: Tensor) -> Tensor:
+        raise _not_trained(self.family)
+
+
+class UntrainedImages(ImageClasses):
+    """The same on random images."""
+
+    def prepare(self, data: DataConfig) -> Images:
+        size = (_NUM_RANDOM, self.shape.num_pixels)
+        pixels = np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)
+        split = (pixels, np.zeros(_NUM_RANDOM, dtype=np.int64))
+        images = Images(split, split, "random", "random images", self.shape)
+        images.check_length(data.sequence_length)
+        return images
+
+    def loss(self, run: Run, batch: Tensor) -> Tensor:
+        raise _not_trained(self.family)
+
+
+_NUM_RANDOM = 4  # windows, or images
+
 OBJECTIVES: dict[str, type[Objective]] = {
     "causal_lm": CausalLM,
     "masked_lm": MaskedLM,
@@ -152,20 +182,39 @@ OBJECTIVES: dict[str, type[Objective]] = {
 }
 
 
-def make_objective(family: Family, load_tokenizer: Callable[[], Any] | None = None) -> Objective:
+def make_objective(
+    family: Family, load_tokenizer: Callable[[], Any] | None = None, *, trains: bool = True
+) -> Objective:
     """The objective of a model's head.
 
     Args:
         load_tokenizer: gives the model's tokenizer; only asked where there is text. Causal models need none
             unless their text has to be prepared.
+        trains: whether anything is trained or learned; models without an objective can still be compared.
 
     Raises:
-        CheckpointError: there is no objective for this head; those that exist are named.
+        CheckpointError: there is no head, or no objective for this head; those that exist are named.
     """
-    if family.objective not in OBJECTIVES:
-        raise CheckpointError(
-            f"{family.architecture} heads are trained on {family.objective!r}, for which ligo has no objective.\n"
+    if family.objective in OBJECTIVES:
+        return OBJECTIVES[family.objective](family, load_tokenizer)
+    if trains:
+        raise _not_trained(family)
+    return (UntrainedText if family.dims.vocab_size else UntrainedImages)(family, load_tokenizer)
+
+
+def _not_trained(family: Family) -> CheckpointError:
+    if family.has_head:
+        return CheckpointError(
+            f"ligo has no objective for {family.architecture} ({family.objective!r}), so it cannot train this model.\n"
             f"  There are: {', '.join(OBJECTIVES)}.\n"
-            "  Try: stages=[write,verify], which trains nothing, or the model saved with another head"
+            "  Try: operator=exact stages=[write,verify], which trains nothing; or load it with a head for one of "
+            "these, for example AutoModelForMaskedLM, and save it again"
         )
-    return OBJECTIVES[family.objective](family, load_tokenizer)
+    with_head = AUTO_CLASSES[next(iter(family.objectives.values()))]
+    return CheckpointError(
+        f"{family.architecture} is a model without a head, and there is nothing to train it on.\n"
+        "  Try: operator=exact stages=[write,verify], which trains nothing; or give it a head:\n"
+        f'    python -c "from transformers import {with_head} as M; '
+        "M.from_pretrained('DIR').save_pretrained('NEW_DIR')\"\n"
+        "  copy its tokenizer's files there, and then small.path=NEW_DIR"
+    )

@@ -171,10 +171,6 @@ def test_links_stay_inside_or_in_the_hub_cache(folder: Path) -> None:
 
 
 def test_expected_tensors_are_compared_both_ways(folder: Path) -> None:
-    save_file(
-        {"c": torch.ones(5), "d": torch.ones(1), "l.rotary_emb.inv_freq": torch.ones(2)},
-        folder / "y.safetensors",
-    )
     checkpoint = Checkpoint.open(folder)
     shapes = {"a": (2, 3), "b": (4,), "c": (5,), "d": (1,)}
     checkpoint.expect(shapes)
@@ -184,8 +180,6 @@ def test_expected_tensors_are_compared_both_ways(folder: Path) -> None:
     assert "missing: m0, m1, m2 and 2 more" in words
     assert "not expected: d" in words
     assert "of another shape: a is (2, 3), not (3, 2)" in words
-    with pytest.raises(CheckpointError, match="lack 'model.': this was saved from a model without its head"):
-        checkpoint.expect({f"model.{name}": shape for name, shape in shapes.items()})
 
 
 def test_no_tokenizer(folder: Path) -> None:

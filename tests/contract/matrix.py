@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -16,10 +17,11 @@ from ligo.growth.plan import GrowthPlan, plan_growth
 from ligo.operators.base import DEPTH_OPERATORS, WIDTH_OPERATORS
 from tests.families.tiny import RMS_DECODERS
 from tests.families.tiny_others import OTHERS
-from tests.growing import Grown, grow_model, operator
+from tests.growing import EXACT_FLOAT64, Grown, grow_model, operator
 
 FAMILIES: dict[str, dict[str, Any]] = {**RMS_DECODERS, **OTHERS}
 WIDTHS, DEPTHS = WIDTH_OPERATORS.names(), DEPTH_OPERATORS.names()
+CLEARLY_OTHER = 1e-7  # far above rounding in float64: a growth that is declared approximate must differ
 RATIOS = ("2x", "2x width", "uneven width", "depth only", "heads only")
 
 
@@ -73,10 +75,39 @@ def measured(family: str, ratio: str, width: str, depth: str = "zero_block", **o
     return grow_model(found, **options)
 
 
-def cases() -> list[tuple[str, str, str, str]]:
-    """(family, ratio, width, depth): every width operator at every ratio, every depth operator at one."""
-    widths = [(f, r, w, "zero_block") for f in FAMILIES for r in RATIOS for w in WIDTHS]
+@dataclass(frozen=True)
+class Comparison:
+    """What was declared of one cell, and the largest difference of logits that was measured; None if refused."""
+
+    outcome: Outcome
+    difference: float | None
+
+    @property
+    def agrees(self) -> bool:
+        if self.difference is None:
+            return "\n  Try: " in self.outcome.reasons[0]  # a refusal says what to type instead
+        if self.outcome.verdict == "exact":
+            return self.difference <= EXACT_FLOAT64
+        return self.difference > CLEARLY_OTHER
+
+
+def compare(family: str, ratio: str, width: str, depth: str) -> Comparison:
+    """Hold what is declared of a cell to what is measured in float64."""
+    outcome = declared(family, ratio, width, depth)
+    if outcome.verdict == "refused":
+        return Comparison(outcome, None)
+    return Comparison(outcome, measured(family, ratio, width, depth).difference())
+
+
+Case = tuple[str, str, str, str]
+"""family, ratio, width, depth"""
+
+
+def cases(families: Iterable[str] = tuple(FAMILIES)) -> list[Case]:
+    """Every width operator at every ratio, every depth operator at one."""
+    families = list(families)
+    widths = [(f, r, w, "zero_block") for f in families for r in RATIOS for w in WIDTHS]
     depths = [
-        (f, "depth only", "scaled_duplication", d) for f in FAMILIES for d in DEPTHS if d != "zero_block"
+        (f, "depth only", "scaled_duplication", d) for f in families for d in DEPTHS if d != "zero_block"
     ]
     return widths + depths

@@ -8,18 +8,18 @@ from typing import Any
 import pytest
 import torch
 from einops import rearrange
-from safetensors.torch import load_file, save_file
 from torch.utils.flop_counter import FlopCounterMode
 
 from ligo.accounting.flops import model_flops
-from ligo.checkpoint.reader import WEIGHTS_FILE, Checkpoint
+from ligo.checkpoint.reader import Checkpoint
 from ligo.core.errors import CheckpointError, PlanError
 from ligo.families.base import family_of
-from ligo.families.layer_norm import ONCE_PER_SEQUENCE
+from ligo.families.layer_norm import ONCE_PER_SEQUENCE, POOLED
 from ligo.families.spec import QUERY_DIM, RESIDUAL, TensorSpec, writes
 from ligo.families.stock import check_coverage, expected_shapes, fresh_model
 from ligo.growth.noise import init_deviation
 from ligo.growth.plan import plan_growth
+from ligo.growth.verify import staying_double
 from ligo.operators.base import WIDTH_OPERATORS
 from tests.families.tiny_others import OTHERS
 from tests.growing import EXACT_FLOAT64, grow, lively_model, on_disk_weights, operator, probe
@@ -94,22 +94,6 @@ _BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
 )
 def test_parameter_counts_equal_the_published_ones(config: dict[str, Any], published: int) -> None:
     assert family_of(config).num_parameters == published
-
-
-@pytest.mark.parametrize(
-    ("name", "buffers"),
-    [
-        ("gpt2", ["transformer.h.0.attn.bias", "transformer.h.0.attn.masked_bias"]),
-        ("gpt_neox", ["gpt_neox.layers.1.attention.bias", "gpt_neox.layers.1.attention.rotary_emb.inv_freq"]),
-        ("roberta", ["roberta.embeddings.position_ids"]),
-    ],
-)
-def test_buffers_of_old_checkpoints_are_no_weights(name: str, buffers: list[str], tmp_path: Path) -> None:
-    family = family_of(OTHERS[name])
-    fresh_model(family).save_pretrained(tmp_path)
-    weights = load_file(tmp_path / WEIGHTS_FILE)
-    save_file(weights | {buffer: torch.ones(3) for buffer in buffers}, tmp_path / WEIGHTS_FILE)
-    Checkpoint.open(tmp_path).expect(expected_shapes(family))
 
 
 # --- growing -----------------------------------------------------------------------------------------
@@ -193,10 +177,33 @@ def test_of_a_fused_matrix_queries_alone_make_up_for_larger_heads(name: str, bia
     torch.testing.assert_close(after / before, torch.tensor([2**0.5, 1, 1], dtype=torch.float64))
 
 
-def test_maps_that_mix_coordinates_are_refused_under_layer_norm() -> None:
-    for name in ("gpt2", "bert", "vit"):
-        with pytest.raises(PlanError, match="LayerNorm's shift and mean cannot be folded"):
-            plan_growth(OTHERS[name], WHOLE["twice the width"], operator("isometry"))
+@pytest.mark.parametrize("name", ["bert", "gpt2 model", "vit model"])
+def test_maps_that_mix_coordinates_are_refused_where_norms_have_no_readers(name: str) -> None:
+    with pytest.raises(PlanError, match="after the blocks, or at the end of a model without a head"):
+        plan_growth(OTHERS[name], WHOLE["twice the width"], operator("isometry"))
+
+
+@pytest.mark.parametrize("name", ["bert model", "vit model"])
+def test_a_model_without_a_head_grows_its_hidden_states_and_its_pooler(name: str) -> None:
+    grown, inputs = grow(OTHERS[name], WHOLE["twice the width"]), probe(family_of(OTHERS[name]))
+    with staying_double(), torch.no_grad():
+        small, model = grown.small(inputs), grown.model(inputs)
+    maps = grown.plan.maps.spaces
+    for found, expected, space in (
+        (model.last_hidden_state, small.last_hidden_state, RESIDUAL),
+        (model.pooler_output, small.pooler_output, POOLED),
+    ):
+        reduce = torch.from_numpy(maps[space].reduce.matrix())
+        assert float((found @ reduce - expected).abs().max()) <= EXACT_FLOAT64
+    assert grown.plan.read_back is not None
+    assert plan_growth(OTHERS[name.split()[0]], dict(ffn_size=96), operator()).read_back is None
+
+
+def test_a_pooler_of_another_size_than_the_hidden_states_keeps_it() -> None:
+    config = {**OTHERS["vit model"], "pooler_output_size": 24}
+    grown = grow(config, WHOLE["twice the width"])
+    assert grown.plan.target_config["pooler_output_size"] == 24
+    assert grown.difference() <= EXACT_FLOAT64
 
 
 def test_sizes_that_follow_from_others_are_written_out() -> None:

@@ -73,6 +73,7 @@ _DEIT = {**_VIT, "architectures": ["DeiTForImageClassification"], "model_type": 
 OTHERS: dict[str, dict[str, Any]] = {
     "gpt2": _GPT2,
     "gpt2 untied": {**_GPT2, "tie_word_embeddings": False},
+    "gpt2 model": {**_GPT2, "architectures": ["GPT2Model"]},
     "gpt2 unscaled scores": {**_GPT2, "scale_attn_weights": False},
     "gpt_neox": _GPT_NEOX,
     "gpt_neox tied": {**_GPT_NEOX, "tie_word_embeddings": True},
@@ -86,12 +87,15 @@ OTHERS: dict[str, dict[str, Any]] = {
     "opt untied": {**_OPT, "tie_word_embeddings": False, "enable_bias": False},
     "bert": _BERT,
     "bert untied": {**_BERT, "tie_word_embeddings": False},
+    "bert model": {**_BERT, "architectures": ["BertModel"]},
     "bert classifier": {**_BERT, "architectures": ["BertForSequenceClassification"]},
     "roberta": _ROBERTA,
     "roberta untied": {**_ROBERTA, "tie_word_embeddings": False},
+    "roberta model": {**_ROBERTA, "architectures": ["RobertaModel"]},
     "roberta classifier": {**_ROBERTA, "architectures": ["RobertaForSequenceClassification"]},
     "vit": _VIT,
     "vit no biases": {**_VIT, "qkv_bias": False},
+    "vit model": {**_VIT, "architectures": ["ViTModel"]},
     "deit": _DEIT,
     "deit teacher": {**_DEIT, "architectures": ["DeiTForImageClassificationWithTeacher"]},
 }

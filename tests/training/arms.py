@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 
 from ligo.core import distributed
+from ligo.families.base import family_of
 from ligo.tracking.base import Tracker
 from ligo.tracking.jsonl import JsonlTracker
 from ligo.training.config import TrainConfig, batch_shape
 from ligo.training.engine import make_engine
 from ligo.training.loop import Progress, train
 from ligo.training.models import fresh_model
+from ligo.training.objectives import make_objective
 from tests.conftest import tiny_config
 
 LENGTH = 16
@@ -44,14 +46,20 @@ VALIDATION = [
 
 
 def run_arm(
-    folder: Path, config: TrainConfig = CONFIG, stage: int = 1, tracker: Tracker | None = None
+    folder: Path,
+    config: TrainConfig = CONFIG,
+    stage: int = 1,
+    tracker: Tracker | None = None,
+    model_config: dict[str, Any] | None = None,
 ) -> Progress:
     """Train the tiny arm in `folder`, going on from its checkpoints; metrics go to metrics.jsonl."""
+    model_config = model_config or tiny_config()
     folder.mkdir(parents=True, exist_ok=True)
     shape = batch_shape(config, LENGTH, distributed.world_size())
     # ZeRO-3 shards nothing below this threshold otherwise
     keys = {"zero_optimization": {"stage": stage, "stage3_param_persistence_threshold": 10}}
-    engine = make_engine(fresh_model(tiny_config(), seed=0), config, shape, keys)
+    objective = make_objective(family_of(model_config))
+    engine = make_engine(fresh_model(model_config, seed=0), objective, config, shape, keys)
     try:
         return train(
             engine,

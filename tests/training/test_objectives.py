@@ -11,11 +11,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ligo.core.errors import CheckpointError
+from ligo.data.loader import validation_batches
 from ligo.data.mask import mask_tokens
+from ligo.data.sources import DataConfig
 from ligo.families.base import family_of
 from ligo.families.fresh import fresh_config
 from ligo.families.stock import fresh_model
 from ligo.training.objectives import Objective, make_objective
+from tests.families.tiny_others import OTHERS
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 16}
 SHAPES = {
@@ -124,10 +127,26 @@ def test_tokens_of_a_batch(name: str, tokens: int) -> None:
 
 def test_a_head_without_objective_is_refused() -> None:
     config = {**fresh_config("bert", SIZES), "architectures": ["BertForSequenceClassification"]}
-    with pytest.raises(
-        CheckpointError, match="'classes', for which(.|\n)*causal_lm, masked_lm, image_classes"
-    ):
+    with pytest.raises(CheckpointError, match=r"\('classes'\)(.|\n)*: causal_lm, masked_lm, image_classes."):
         make_objective(family_of(config))
+
+
+@pytest.mark.parametrize(
+    ("name", "head"),
+    [("bert model", "AutoModelForMaskedLM"), ("vit model", "AutoModelForImageClassification")],
+)
+def test_a_model_without_a_head_is_compared_on_random_inputs_and_not_trained(name: str, head: str) -> None:
+    family = family_of(OTHERS[name])
+    with pytest.raises(CheckpointError, match=rf"without a head(.|\n)*stages=\[write,verify\](.|\n)*{head}"):
+        make_objective(family)
+    data = DataConfig(sequence_length=5)
+    first, again = (make_objective(family, trains=False) for _ in range(2))
+    batch, other = (validation_batches(o.prepare(data), 5, 4, 20)[0] for o in (first, again))
+    assert np.array_equal(batch, other) and len(np.unique(batch)) > 10
+    inputs = first.inputs(torch.from_numpy(batch))
+    assert inputs.shape == ((4, 3, 8, 8) if name == "vit model" else (4, 5))
+    with pytest.raises(CheckpointError, match="nothing to train it on"):
+        first.loss(lambda **_: None, torch.from_numpy(batch))
 
 
 def test_a_tokenizer_without_mask_token_is_refused() -> None:

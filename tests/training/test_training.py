@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from ligo.core.errors import ConfigError, Interrupted, NumericsError
+from ligo.families.fresh import fresh_config
 from ligo.tracking.jsonl import JsonlTracker
 from ligo.training.config import BatchShape, TrainConfig, batch_shape, check, learning_rate, num_steps
 from ligo.training.engine import deepspeed_config
@@ -67,6 +68,21 @@ def test_a_stopped_run_goes_on_as_if_never_stopped(
         assert records(tmp_path) == records(reference)  # bit for bit
     else:
         assert losses(tmp_path) == pytest.approx(losses(reference), abs=PARITY)
+
+
+def test_a_stopped_run_with_dropout_goes_on_as_if_never_stopped(tmp_path: Path) -> None:
+    shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 48}
+    model_config = {**fresh_config("gpt2", shape), "resid_pdrop": 0.3}
+    runs = {name: tmp_path / name for name in ("whole", "without", "stopped")}
+    run_arm(runs["whole"], model_config=model_config)
+    run_arm(runs["without"], model_config={**model_config, "resid_pdrop": 0.0})
+    with pytest.raises(Interrupted):
+        run_arm(
+            runs["stopped"], tracker=StopAt(runs["stopped"], 3, signal.SIGTERM), model_config=model_config
+        )
+    run_arm(runs["stopped"], model_config=model_config)
+    assert records(runs["stopped"]) == records(runs["whole"])  # bit for bit
+    assert losses(runs["whole"])[0] != losses(runs["without"])[0]  # it does drop
 
 
 def test_a_signal_during_the_last_step_still_stops_the_run(tmp_path: Path) -> None:
