@@ -128,7 +128,9 @@ def growth_key(
     """Sixteen hex digits of everything that decides the bytes of a grown checkpoint."""
     digest = hashlib.sha256()
     versions = (__version__, torch.__version__)  # another torch may draw other numbers
-    for part in (plan.as_json(), maps, small.fingerprint(), dtype, noise, seed, shard_bytes, versions):
+    files = sorted(small.folder.glob("*.safetensors"))
+    saved = [(file.name, file.stat().st_mtime_ns) for file in files]  # the fingerprint looks at samples alone
+    for part in (plan.as_json(), maps, small.fingerprint(), saved, dtype, noise, seed, shard_bytes, versions):
         _digest(part, digest.update)
     return digest.hexdigest()[:16]
 
