@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: setup demo test lint smollm2 minilm bench-demo bench-algebra clean
+.PHONY: setup demo test lint smollm2 minilm bench-demo bench-algebra bench-scale clean
 
 setup: $(INSTALLED)
 
@@ -38,6 +38,9 @@ bench-demo: setup
 
 bench-algebra: setup
 	$(BIN)/python -m benchmarks.algebra
+
+bench-scale: setup
+	$(BIN)/python -m benchmarks.scale
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -111,6 +111,7 @@ def check_inputs(folder: Path, config: GrowConfig, run: Run, announced: str | No
     from ligo.checkpoint.optimizer import open_optimizer_state
     from ligo.checkpoint.writer import check_free_disk
     from ligo.core import distributed
+    from ligo.core.files import unfinished_bytes
     from ligo.families.stock import expected_shapes
     from ligo.training.objectives import make_objective
 
@@ -127,7 +128,8 @@ def check_inputs(folder: Path, config: GrowConfig, run: Run, announced: str | No
         if alone:  # the others find the tokens in the cache
             objective.prepare(config.data)
     if not run.grown.exists():
-        check_free_disk(run.folder, plan_json(config, plan)["bytes"]["disk"] + moment_bytes)
+        needed = plan_json(config, plan)["bytes"]["disk"] + moment_bytes
+        check_free_disk(run.folder, needed - unfinished_bytes(run.grown))
 
 
 def grow_checkpoint(folder: Path, config: GrowConfig, run: Run, digest: str, tracker: Tracker) -> None:

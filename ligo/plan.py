@@ -96,7 +96,6 @@ def costs(config: GrowConfig, plan: GrowthPlan) -> Costs:
         largest_tensor=max(math.prod(job.shape) for job in plan.jobs),
         dtype=dtype,
         trains=bool(TRAINING_STAGES & set(config.stages)),
-        shard_bytes=config.write.shard_bytes,
         zero_stage=config.deepspeed.get("zero_optimization", {}).get("stage", 0),
         world_size=world_size(),
         precision=config.train.precision,

@@ -24,10 +24,10 @@ from ligo.checkpoint.optimizer import (
     write_optimizer_file,
 )
 from ligo.checkpoint.reader import Checkpoint
-from ligo.checkpoint.writer import write_weights
+from ligo.checkpoint.writer import check_free_memory, write_weights
 from ligo.config import GrowConfig, needs_objective, scratch_training
 from ligo.core import distributed
-from ligo.core.files import folder_aside, write_json
+from ligo.core.files import folder_aside, folder_resumed, write_json
 from ligo.core.log import say
 from ligo.core.run import Run
 from ligo.core.units import flops as in_flops
@@ -164,23 +164,17 @@ class GrowthRun:
         with self._alone("write") as result:
             if result is None:
                 return
-            import torch
+            from ligo.growth.write import GrowthWriter, growth_key
 
-            from ligo.growth.execute import grow_tensors
-
-            dtype, maps = grown_dtype(self.config, self.plan), self._maps()
-            compute = torch.float64 if dtype == "float64" else torch.float32
-            tensors = grow_tensors(
-                self.plan,
-                maps,
-                self.small.read,
-                dtype=compute,
-                noise=self.config.operator.noise,
-                seed=self.config.seed,
+            dtype, maps, noise = grown_dtype(self.config, self.plan), self._maps(), self.config.operator.noise
+            seed, shard_bytes = self.config.seed, self.config.write.shard_bytes
+            writer = GrowthWriter(self.plan, maps, self.small.read, dtype, noise, seed)
+            key = growth_key(
+                self.plan, maps, self.small, dtype=dtype, noise=noise, seed=seed, shard_bytes=shard_bytes
             )
-            with folder_aside(self.run.grown) as folder:
-                stored = ((name, tensor.to(getattr(torch, dtype))) for name, tensor in tensors)
-                written = write_weights(folder, stored, shard_bytes=self.config.write.shard_bytes)
+            check_free_memory(writer.peak_bytes)
+            with folder_resumed(self.run.grown, key) as (folder, record):
+                written = writer.write(folder, record, shard_bytes=shard_bytes)
                 self._write_assets(folder, dtype, notes=["Grown, not trained on since."])
             moments_flops = self._write_moments(maps)
             result.update(written, dtype=dtype, build_flops=self.plan.build_flops(maps) + moments_flops)

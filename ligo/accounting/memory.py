@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
+_LIBRARIES = 2**29  # torch, and buffers
 
 
 @dataclass(frozen=True)
@@ -12,7 +13,8 @@ class MemoryEstimate:
     """Bytes."""
 
     write_peak: int
-    """Writing the grown model: the largest tensor twice in the dtype of the arithmetic, and one shard."""
+    """Writing the grown model: at most three times the largest tensor in the dtype of the arithmetic, and libraries
+    and buffers; nothing that adds up."""
     learn_peak: int
     """Learning: the small model with gains folded and unfolded and mixed to the target's depth, all grown
     weights, half-grown and whole, and their gradients, in float32."""
@@ -20,6 +22,11 @@ class MemoryEstimate:
     """Training: weights, gradients and Adam states on each rank."""
     disk: int
     """The grown checkpoint; with training, also the trained one and three checkpoints of an arm's state."""
+
+
+def write_peak(largest_bytes: int) -> int:
+    """Bytes that a process takes to write a grown model whose largest tensor has so many while it is made."""
+    return 3 * largest_bytes + _LIBRARIES
 
 
 def estimate(
@@ -30,7 +37,6 @@ def estimate(
     largest_tensor: int,
     dtype: str,
     trains: bool,
-    shard_bytes: int,
     zero_stage: int,
     world_size: int,
     precision: str,
@@ -52,7 +58,7 @@ def estimate(
     trained = target_parameters * (4 + 3 * (weight + states)) if trains else 0
     compute = max(BYTES[dtype], 4)
     return MemoryEstimate(
-        write_peak=2 * largest_tensor * compute + min(shard_bytes, grown),
+        write_peak=write_peak(largest_tensor * compute),
         learn_peak=round(4 * (2 + depth_ratio) * small_parameters) + 12 * target_parameters,
         train_per_rank=round(per_parameter * target_parameters),
         disk=grown + trained,

@@ -1,7 +1,7 @@
-"""Write tensors as they come, in the layout that `from_pretrained` reads.
+"""Write tensors that are in memory, in the layout that `from_pretrained` reads; and what every write asks of the disk.
 
-One shard is held in memory at a time. File names carry the number of shards, which is known only at the
-end, so the shards are renamed then.
+One shard is held beside them at a time. File names carry the number of shards, which is known only at the end, so the
+shards are renamed then. What is grown is written by `growth.write`, which knows everything beforehand.
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ligo.checkpoint.reader import INDEX_FILE, WEIGHTS_FILE
+from ligo.checkpoint.shards import check_shard_bytes, shard_name, write_index
 from ligo.core import units
-from ligo.core.errors import ConfigError, ResourceError, disk_full
-from ligo.core.files import write_json
+from ligo.core.errors import ResourceError, disk_full
 
 if TYPE_CHECKING:
     import torch
@@ -44,10 +43,7 @@ def write_weights(
         ResourceError: the disk is full or cannot be written.
         ValueError: a name is there twice, or there is no tensor at all.
     """
-    if shard_bytes <= 0:
-        raise ConfigError(
-            f"write.shard_bytes={shard_bytes} is not a size.\n  Try: write.shard_bytes=5000000000"
-        )
+    check_shard_bytes(shard_bytes)
     shards: list[list[str]] = []
     names: set[str] = set()
     held: dict[str, torch.Tensor] = {}
@@ -74,15 +70,12 @@ def write_weights(
         raise ValueError("there is no tensor to write")
     flush()
 
-    files = [_final_name(number, len(shards)) for number in range(len(shards))]
+    names_of = {shard_name(number, len(shards)): shard for number, shard in enumerate(shards)}
     with disk_errors(folder):
-        for number, file in enumerate(files):
+        for number, file in enumerate(names_of):
             os.rename(_aside(folder, number), folder / file)
-        checksums = {file: _sha256(folder / file) for file in files}
-    if len(shards) > 1:
-        weight_map = {name: file for file, shard in zip(files, shards, strict=True) for name in shard}
-        index = {"metadata": {"total_size": num_bytes}, "weight_map": dict(sorted(weight_map.items()))}
-        write_json(folder / INDEX_FILE, index)
+        checksums = {file: _sha256(folder / file) for file in names_of}
+    write_index(folder, names_of, num_bytes)
     return {"num_bytes": num_bytes, "num_shards": len(shards), "sha256": checksums}
 
 
@@ -101,6 +94,25 @@ def check_free_disk(folder: Path, needed_bytes: int) -> None:
             f"writing {folder} needs {units.num_bytes(needed_bytes)}, but {units.num_bytes(free_bytes)} are "
             f"free on that disk.\n"
             f"  Try: free {units.num_bytes(needed_bytes - free_bytes)}, or choose another disk: run.dir=DIR"
+        )
+
+
+def check_free_memory(needed_bytes: int) -> None:
+    """Refuse work that would not fit into memory, where the system says what is free.
+
+    Raises:
+        ResourceError: fewer than `needed_bytes` are.
+    """
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return
+    if available < needed_bytes:
+        raise ResourceError(
+            f"writing the grown model needs {units.num_bytes(needed_bytes)} of memory, but "
+            f"{units.num_bytes(available)} are free.\n"
+            f"  Try: end other programs, or a machine with {units.num_bytes(needed_bytes - available)} more"
         )
 
 
@@ -134,10 +146,6 @@ def _save(tensors: dict[str, torch.Tensor], file: Path) -> None:
 
 def _aside(folder: Path, number: int) -> Path:
     return folder / f"shard-{number + 1:05d}.tmp"
-
-
-def _final_name(number: int, num_shards: int) -> str:
-    return WEIGHTS_FILE if num_shards == 1 else f"model-{number + 1:05d}-of-{num_shards:05d}.safetensors"
 
 
 def _sha256(file: Path) -> str:

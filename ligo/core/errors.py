@@ -96,12 +96,17 @@ def require(module: str, *, extra: str, why: str) -> ModuleType:
     return importlib.import_module(module)
 
 
-def disk_full(error: OSError, where: object) -> LigoError:
-    """Turn an OSError raised while writing below `where` into a message about the disk."""
+def disk_full(error: OSError, where: object, *, kept: bool = False) -> LigoError:
+    """Turn an OSError raised while writing below `where` into a message about the disk.
+
+    Args:
+        kept: whether the same command goes on from what has been written.
+    """
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        go_on = " and start again: what is finished is kept aside" if kept else ""
         return ResourceError(
             f"the disk is full while writing {where}; nothing was left there under its final name.\n"
-            f"  Free some space, or choose another folder: run.dir=DIR"
+            f"  Free some space{go_on}, or choose another folder: run.dir=DIR"
         )
     return ResourceError(
         f"cannot write {where}: {error.strerror or error}.\n  Try another folder: run.dir=DIR"

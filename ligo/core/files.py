@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -10,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from ligo.core.errors import disk_full
+from ligo.core.errors import ResourceError, disk_full
 
 
 def write_text(path: Path, text: str) -> None:
@@ -57,16 +58,72 @@ def folder_aside(final: Path) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
         yield aside
-        for file in sorted(aside.rglob("*")):
-            if file.is_file():
-                with open(file, "rb") as handle:
-                    os.fsync(handle.fileno())
-        if final.exists():
-            shutil.rmtree(final)
-        os.rename(aside, final)
+        _put_in_place(aside, final)
     except OSError as error:
         shutil.rmtree(aside, ignore_errors=True)
         raise disk_full(error, final) from error
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
+
+
+@contextmanager
+def folder_resumed(final: Path, key: str) -> Iterator[tuple[Path, Path]]:
+    """Like `folder_aside`, but what the block has written stays when it fails, for the next start with the same key.
+
+    Args:
+        key: short name of everything that decides what will be written.
+
+    Yields:
+        The folder, and a file beside it to keep a record in, which is gone at the end.
+
+    Raises:
+        ResourceError: the disk is full or cannot be written, or another process is at this work.
+    """
+    kept = final.with_name(f"{_unfinished(final)}{key}")
+    try:
+        folder = kept / final.name
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(kept, os.O_RDONLY)
+        try:
+            _lock(lock, final)
+            yield folder, kept / "record.json"
+            _put_in_place(folder, final)
+        finally:
+            os.close(lock)
+        for stale in final.parent.glob(
+            f"{_unfinished(final)}*"
+        ):  # of other keys: it will not be asked for again
+            shutil.rmtree(stale, ignore_errors=True)
+    except OSError as error:
+        raise disk_full(error, final, kept=kept.exists()) from error
+
+
+def unfinished_bytes(final: Path, key: str = "") -> int:
+    """Bytes that lie on the disk already for a folder that `folder_resumed` has not finished."""
+    asides = final.parent.glob(f"{_unfinished(final)}{key}*")
+    return sum(file.stat().st_size for aside in asides for file in aside.rglob("*") if file.is_file())
+
+
+def _unfinished(final: Path) -> str:
+    return f".{final.name}.unfinished-"
+
+
+def _lock(folder: int, final: Path) -> None:
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ResourceError(
+            f"another process is writing {final} just now.\n  Try: wait for it, or another run.dir=DIR"
+        ) from None
+
+
+def _put_in_place(aside: Path, final: Path) -> None:
+    """Have a folder on the disk, then under its final name, where it replaces what is there."""
+    for file in sorted(aside.rglob("*")):
+        if file.is_file():
+            with open(file, "rb") as handle:
+                os.fsync(handle.fileno())
+    if final.exists():
+        shutil.rmtree(final)
+    os.rename(aside, final)

@@ -7,6 +7,7 @@ maps and autograd, writing calls it with what was learned.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,7 +16,8 @@ from torch import Tensor
 from ligo.core.errors import NumericsError
 from ligo.core.log import progress
 from ligo.families.spec import RESIDUAL, Role, TensorSpec
-from ligo.growth.noise import added_noise, filled, fresh_tensor, init_deviation
+from ligo.growth.copies import copies_of
+from ligo.growth.noise import Noise, filled, fresh_tensor, init_deviation, noise_of, rows_per_draw
 from ligo.growth.plan import GrowthPlan, TensorJob, axis_factors, depth_row, has_share_from_above, in_layer
 from ligo.operators.axes import map_axis
 from ligo.operators.maps import GrowthMaps
@@ -175,6 +177,82 @@ def make_tensor(
     return filled(job, plan, maps, grow_tensor(job, plan, maps, read), seed=seed)
 
 
+@dataclass(frozen=True)
+class TensorMaker:
+    """Makes a plan's tensors one by one as they are written, or some rows of them where rows are copies of rows.
+
+    `noise` is null-space noise in units of the target's `initializer_range`; 0 for none.
+    """
+
+    plan: GrowthPlan
+    maps: GrowthMaps
+    read: ReadTensor
+    dtype: torch.dtype
+    """To compute in."""
+    noise: float
+    seed: int
+    device: str = "cpu"
+    """Where matrices are multiplied; copies are made, and numbers drawn, on the CPU."""
+
+    def make(self, job: TensorJob) -> Tensor:
+        """The whole tensor.
+
+        Raises:
+            NumericsError: it is not finite.
+        """
+        make_rows = self.by_rows(job)
+        if make_rows is not None:
+            return make_rows(range(job.shape[0]), self.dtype)
+        device = self.device if job.flops else "cpu"
+        source = sources(self.plan, self.maps, lambda name: self.read(name).to(device, self.dtype))
+        grown = make_tensor(job, self.plan, self.maps, source, seed=self.seed, dtype=self.dtype)
+        grown, noise = grown.cpu().contiguous(), self._noise(job)
+        if noise is not None:  # then an axis has grown, so this is not the small model's own tensor
+            noise.add(grown)
+        _check_finite(grown, job)
+        return grown
+
+    def by_rows(self, job: TensorJob) -> Callable[[range, torch.dtype], Tensor] | None:
+        """What makes any rows of a tensor, bit for bit as in the whole, and casts them; None where nothing can.
+
+        It is to be given rows from a multiple of `rows_per_draw` on, and makes a few at a time, which the cache holds.
+        """
+        copies, noise = copies_of(job, self.plan, self.maps), self._noise(job)
+        if copies is None:
+            return None
+
+        def make_rows(rows: range, dtype: torch.dtype) -> Tensor:
+            made = torch.empty(len(rows), *job.shape[1:], dtype=dtype)
+            small = None if copies.layer is None else self.read(job.source_name(copies.layer))
+            step = rows_per_draw(job.shape)
+            for first in range(rows.start, rows.stop, step):
+                block = range(first, min(first + step, rows.stop))
+                part = made[first - rows.start :][: len(block)]
+                grown = part if self.dtype == dtype else torch.empty(part.shape, dtype=self.dtype)
+                copies.put(small, block, grown)
+                if noise is not None:
+                    noise.add(grown, block)
+                _check_finite(grown, job)
+                if grown is not part:
+                    part.copy_(grown)
+            return made
+
+        return make_rows
+
+    def _noise(self, job: TensorJob) -> Noise | None:
+        deviation = self.noise * init_deviation(self.plan)
+        return noise_of(job, self.plan, self.maps, deviation=deviation, seed=self.seed)
+
+
+def _check_finite(tensor: Tensor, job: TensorJob) -> None:
+    if tensor.sum().isfinite() or tensor.isfinite().all():  # the sum is faster, but may overflow
+        return
+    raise NumericsError(
+        f"the grown tensor {job.spec.name} has values that are not finite (made from "
+        f"{', '.join(job.sources)}).\n  Try: check the small checkpoint, or write.dtype=float32"
+    )
+
+
 def grow_tensors(
     plan: GrowthPlan, maps: GrowthMaps, read: ReadTensor, *, dtype: torch.dtype, noise: float, seed: int
 ) -> Iterator[tuple[str, Tensor]]:
@@ -186,18 +264,8 @@ def grow_tensors(
     Raises:
         NumericsError: a grown tensor is not finite; it is named.
     """
-    source = sources(plan, maps, lambda name: read(name).to(dtype))
-    deviation = noise * init_deviation(plan)
+    maker = TensorMaker(plan, maps, read, dtype, noise, seed)
     with progress("growing tensors", len(plan.jobs)) as bar:
         for job in plan.jobs:
-            tensor = make_tensor(job, plan, maps, source, seed=seed, dtype=dtype)
-            if noise:
-                added = added_noise(job, plan, maps, deviation=deviation, seed=seed, dtype=dtype)
-                tensor = tensor if added is None else tensor + added
-            if not tensor.isfinite().all():
-                raise NumericsError(
-                    f"the grown tensor {job.spec.name} has values that are not finite (made from "
-                    f"{', '.join(job.sources)}).\n  Try: check the small checkpoint, or write.dtype=float32"
-                )
-            yield job.spec.name, tensor.contiguous()
+            yield job.spec.name, maker.make(job)
             bar.advance()

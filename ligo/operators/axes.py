@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ligo.families.spec import Concat, Layout, Product, Space, layout_key, layout_size
-from ligo.operators.factors import Dense, Factor
+from ligo.operators.factors import Dense, Factor, Select, identity
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,6 +61,35 @@ def _map_layout(x: Tensor, layout: Layout, pick: PickFactor, spaces: Mapping[str
         grown = _map_layout(moved.reshape(len(moved), -1), part, pick, spaces)
         x = grown.reshape(-1, *moved.shape[1:]).movedim(0, axis)
     return x.reshape(-1, x.shape[-1])
+
+
+def layout_selection(layout: Layout, pick: PickFactor, spaces: Mapping[str, Space]) -> Select | None:
+    """What `map_axis` does to one axis as one selection, to the bit; None where it does anything else."""
+    whole = None if isinstance(layout, int) else pick(layout_key(layout))
+    if whole is not None:
+        return whole if isinstance(whole, Select) else None
+    if isinstance(layout, int | str):
+        return identity(layout_size(layout, spaces))
+    joined: Select | None = None
+    for part in layout.parts:
+        other = layout_selection(part, pick, spaces)
+        if other is None:
+            return None
+        joined = other if joined is None else _joined(joined, other, isinstance(layout, Concat))
+        if joined is None:
+            return None
+    return joined
+
+
+def _joined(one: Select, other: Select, beside: bool) -> Select | None:
+    if beside:
+        index = np.concatenate([one.index, one.num_small + other.index])
+        return Select(index, np.concatenate([one.scale, other.scale]), one.num_small + other.num_small)
+    if np.any(one.scale != 1.0) and np.any(other.scale != 1.0):
+        return None  # a number times one scale, then the other, is rounded twice
+    index = one.index[:, None] * other.num_small + other.index
+    scale = one.scale[:, None] * other.scale
+    return Select(index.reshape(-1), scale.reshape(-1), one.num_small * other.num_small)
 
 
 def layout_flops(layout: Layout, columns: int, pick: PickFactor, spaces: Mapping[str, Space]) -> int:

@@ -193,6 +193,15 @@ def copies_per_unit(index: np.ndarray, num_small: int) -> np.ndarray:
     return np.bincount(index, minlength=num_small)
 
 
+def runs(index: np.ndarray) -> list[tuple[int, int, int]]:
+    """(start, stop, first value) of the stretches in which an index goes up by one."""
+    if not len(index):
+        return []
+    breaks = np.flatnonzero(np.diff(index) != 1) + 1
+    starts, stops = [0, *breaks.tolist()], [*breaks.tolist(), len(index)]
+    return [(start, stop, int(index[start])) for start, stop in zip(starts, stops, strict=True)]
+
+
 def nothing(num_small: int, num_target: int) -> Select:
     """Every target unit is zero."""
     return Select(np.zeros(num_target, dtype=np.int64), np.zeros(num_target), num_small, label="zero")

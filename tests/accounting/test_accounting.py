@@ -69,7 +69,7 @@ def test_a_published_speedup_becomes_a_saving() -> None:
 def test_zero_stages_shard_states_then_gradients_then_weights(stage: int, bytes_each: int) -> None:
     # two ranks: bf16 weights 2, gradients 2, master copy and moments 12
     memory = estimate(
-        small_parameters=10, target_parameters=100, depth_ratio=1.0, largest_tensor=10, dtype="float32", trains=False, shard_bytes=1000,
+        small_parameters=10, target_parameters=100, depth_ratio=1.0, largest_tensor=10, dtype="float32", trains=False,
         zero_stage=stage, world_size=2, precision="bf16",
     )  # fmt: skip
     assert memory.train_per_rank == 100 * bytes_each
