@@ -31,7 +31,13 @@ class Factor(ABC):
 
     @abstractmethod
     def apply(self, x: Tensor) -> Tensor:
-        """[n, c] -> [n', c]."""
+        """[n, c] -> [n', c]"""
+
+    def apply_transposed(self, x: Tensor) -> Tensor:
+        """[n', c] -> [n, c]"""
+        import torch
+
+        return torch.from_numpy(self.matrix().T).to(x.device, x.dtype) @ x
 
     def project(self, x: Tensor) -> Tensor:
         """[n', c] -> [n', c]: the part of x that combinations of the matrix's columns make, E E^+ x."""
@@ -89,6 +95,13 @@ class Select(Factor):
         if np.all(self.scale == 1.0):
             return grown
         return grown * torch.as_tensor(self.scale, device=x.device).to(x.dtype)[:, None]
+
+    def apply_transposed(self, x: Tensor) -> Tensor:
+        import torch
+
+        index = torch.as_tensor(self.index, device=x.device)
+        scale = torch.as_tensor(self.scale, device=x.device).to(x.dtype)[:, None]
+        return x.new_zeros(self.num_small, x.shape[1]).index_add(0, index, scale * x)
 
     def project(self, x: Tensor) -> Tensor:
         import torch
@@ -180,6 +193,11 @@ class Dense(Factor):
         import torch
 
         return torch.as_tensor(self.values, device=x.device).to(x.dtype) @ x
+
+    def apply_transposed(self, x: Tensor) -> Tensor:
+        import torch
+
+        return torch.as_tensor(self.values, device=x.device).to(x.dtype).T @ x
 
     def squared(self) -> Dense:
         return Dense(self.values**2)
