@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from ligo.families.spec import EXPERTS, HEADS, RESIDUAL, VOCAB, Role, TensorSpec, layout_spaces
 from ligo.growth.plan import GrowthPlan, TensorJob, axis_factors, depth_row, has_share_from_above
 from ligo.operators.axes import layout_flops, layout_keys, transposed
-from ligo.operators.factors import Dense
 from ligo.operators.maps import GrowthMaps
 
 WAYS = ("materialise", "hybrid", "factored")
@@ -262,4 +261,4 @@ def _is_learned(spec: TensorSpec, axis: int, maps: GrowthMaps, above: bool | Non
     """Whether any factor on an axis requires a gradient."""
     pick = axis_factors(spec, axis, maps, above)
     factors = (pick(key) for key in layout_keys(spec.axes[axis].layout))
-    return any(isinstance(f, Dense) and getattr(f.values, "requires_grad", False) for f in factors)
+    return any(factor is not None and factor.is_learned for factor in factors)

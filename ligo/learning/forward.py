@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from ligo.families.spec import Layout, layout_key
+from ligo.families.spec import layout_key
 from ligo.families.stock import disk_pieces, joined, running_names, skeleton
 from ligo.growth.execute import ReadSource, grow_core, make_tensor
 from ligo.growth.plan import GrowthPlan, axis_factors
 from ligo.learning.cost import Use, uses
-from ligo.operators.axes import PickFactor, map_axis, transposed
-from ligo.operators.factors import Dense, Factor
+from ligo.operators.axes import map_axis, transposed
+from ligo.operators.factors import CopiesThenRows, Dense, Factor
 from ligo.operators.maps import GrowthMaps
 
 
@@ -160,7 +160,7 @@ class GrownFunction:
                 else self._multiply(run, use, module, x)
             )
 
-        module.forward = forward
+        module.forward = forward  # type: ignore[method-assign]
 
     def _look_up(self, run: _Run, use: Use, stock: _Stock, ids: Tensor) -> Tensor:
         """Rows of the small table, [.., d], written into the stream, [.., d']."""
@@ -192,22 +192,41 @@ class GrownFunction:
         return use.job.source.multiplier / use.job.spec.multiplier
 
     def _read(self, run: _Run, use: Use, axis: int, x: Tensor) -> Tensor:
+        """[.., n'] -> [.., n]: what readers with the same factor share."""
         layout, pick = use.job.spec.axes[axis].layout, axis_factors(use.job.spec, axis, run.maps)
         factor = pick(layout_key(layout))
         if factor is None:
-            return _along_last(x, layout, transposed(pick), self._plan.target.spaces)
+            return map_axis(x, -1, layout, transposed(pick), self._plan.target.spaces).contiguous()
         if run.read is None or run.read[0] is not x or run.read[1] is not factor:
-            turned = transposed(pick)
-            run.read = (x, factor, _along_last(x, layout, turned, self._plan.target.spaces))
+            run.read = (x, factor, _reduced(x, factor))
         return run.read[2]
 
     def _write(self, run: _Run, use: Use, axis: int, y: Tensor, bias: Tensor | None = None) -> Tensor:
+        """[.., n] -> [.., n']"""
         layout, pick = use.job.spec.axes[axis].layout, axis_factors(use.job.spec, axis, run.maps)
         factor = pick(layout_key(layout))
         if isinstance(factor, Dense):
-            return F.linear(y, torch.as_tensor(factor.values, dtype=y.dtype, device=y.device), bias)
-        written = _along_last(y, layout, pick, {**self._plan.target.spaces, **self._plan.small.spaces})
+            return F.linear(y, torch.as_tensor(factor.values).to(y), bias)
+        if isinstance(factor, CopiesThenRows) and factor.copies.in_order:
+            written = torch.cat([y * _scales(factor, y), F.linear(y, factor.rows.to(y))], -1)
+        else:
+            spaces = {**self._plan.target.spaces, **self._plan.small.spaces}
+            written = map_axis(y, -1, layout, pick, spaces).contiguous()
         return written if bias is None else written + bias
+
+
+def _reduced(x: Tensor, factor: Factor) -> Tensor:
+    """[.., n'] -> [.., n]"""
+    if isinstance(factor, Dense):
+        return F.linear(x, torch.as_tensor(factor.values).to(x).T)
+    if isinstance(factor, CopiesThenRows) and factor.copies.in_order:
+        copied, others = x.split([factor.copies.shape[0], factor.rows.shape[0]], -1)
+        return copied * _scales(factor, x) + F.linear(others, factor.rows.to(x).T)
+    return factor.apply_transposed(x.flatten(0, -2).T).T.reshape(*x.shape[:-1], -1)
+
+
+def _scales(factor: CopiesThenRows, like: Tensor) -> Tensor:
+    return torch.as_tensor(factor.copies.scale).to(like)
 
 
 class _Stock(nn.Module):
@@ -225,8 +244,3 @@ def _is_layer(module: nn.Module) -> bool:
     from transformers.modeling_layers import GradientCheckpointingLayer
 
     return isinstance(module, GradientCheckpointingLayer)
-
-
-def _along_last(x: Tensor, layout: Layout, pick: PickFactor, spaces: Mapping[str, Any]) -> Tensor:
-    """Factors applied along the last axis of activations."""
-    return map_axis(x, -1, layout, pick, spaces).contiguous()
