@@ -19,10 +19,23 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from ligo.families.spec import EXPERTS, HEADS, RESIDUAL, VOCAB, Role, TensorSpec, layout_spaces
+from ligo.families.spec import (
+    EXPERTS,
+    HEADS,
+    RESIDUAL,
+    VOCAB,
+    Role,
+    TensorSpec,
+    layout_key,
+    layout_size,
+    layout_spaces,
+)
 from ligo.growth.plan import GrowthPlan, TensorJob, axis_factors, depth_row, has_share_from_above
 from ligo.operators.axes import layout_flops, layout_keys, transposed
 from ligo.operators.maps import GrowthMaps
+
+FLOPS_PER_NUMBER = 50
+"""What moving a number costs: the FLOPs done in that time, some 30 on a CPU core, more on a GPU."""
 
 WAYS = ("materialise", "hybrid", "factored")
 
@@ -121,14 +134,14 @@ class Forward:
     outside: Mapping[str, frozenset[int]]
     """By name of the use: the axes whose maps act on activations."""
     step: Flops
-    in_layers: float
-    """Forward FLOPs of what lies in layers: what is done again where only the inputs of layers are kept."""
+    again: Mapping[str, float]
+    """FLOPs of what the backward pass makes again, by `operator.recompute`: of weights, and of whole layers."""
 
 
 def choose_forward(
     plan: GrowthPlan, maps: GrowthMaps, *, tokens: int, sequence_length: int, wanted: str = "auto"
 ) -> Forward:
-    """The way to run each use: the one that is wanted, or with `auto` the cheapest in FLOPs.
+    """The way to run each use: the one that is wanted, or with `auto` the cheapest, in FLOPs and in what is moved.
 
     Args:
         maps: those that are learned require gradients.
@@ -139,8 +152,11 @@ def choose_forward(
         groups.setdefault(use.group, []).append(use)
     behind = _behind_what_is_learned(plan, maps)
 
+    def readers_of(group: list[Use], way: str) -> int:
+        return max(1, sum(use.in_axis in axes_outside(use, way, plan, maps) for use in group))
+
     def cost(group: list[Use], way: str) -> list[Flops]:
-        readers = max(1, sum(use.in_axis in axes_outside(use, way, plan, maps) for use in group))
+        readers = readers_of(group, way)
         first = behind[group[0].name]
         return [
             use_flops(
@@ -150,18 +166,24 @@ def choose_forward(
             for use in group
         ]  # fmt: skip
 
-    way, outside, step, in_layers = {}, {}, Flops(), 0.0
+    way, outside, step, weights, layers = {}, {}, Flops(), 0.0, 0.0
     attention = plan.target.attention_flops(sequence_length) * tokens / plan.target.dims.num_layers
     for group in groups.values():
         costs = {way: cost(group, way) for way in (WAYS if wanted == "auto" else [wanted])}
-        best = min(costs, key=lambda way: sum(flops.training for flops in costs[way]))
+        moved = {
+            way: sum(numbers_moved(use, way, plan, maps, tokens, readers_of(group, way)) for use in group)
+            for way in costs
+        }
+        best = min(costs, key=lambda way: sum(f.training for f in costs[way]) + FLOPS_PER_NUMBER * moved[way])
         for use, flops in zip(group, costs[best], strict=True):
             if HEADS in use.job.spec.spaces(Role.READ):  # what attention gave
                 flops += Flops(attention, 2 * attention * behind[use.job.spec.name])
             way[use.name], outside[use.name] = best, axes_outside(use, best, plan, maps)
             step += flops
-            in_layers += flops.forward if use.job.spec.layer is not None else 0.0
-    return Forward(way, outside, step, in_layers)
+            layers += flops.forward if use.job.spec.layer is not None else 0.0
+            built = _build_flops(use, outside[use.name], plan, maps)[0].forward
+            weights += built if use.in_axis is not None else 0.0
+    return Forward(way, outside, step, {"none": 0.0, "weights": weights, "layers": layers})
 
 
 def use_flops(
@@ -204,6 +226,25 @@ def use_flops(
         once = layout_flops(spec.axes[axis].layout, 1, axis_factors(spec, axis, maps), spaces) * count
         flops += Flops(once, once * (_is_learned(spec, axis, maps) + has_gradient))
     return flops
+
+
+def numbers_moved(
+    use: Use, way: str, plan: GrowthPlan, maps: GrowthMaps, tokens: int, readers: int = 1
+) -> float:
+    """Numbers of activations that are read and written in a step.
+
+    Each product reads one width and writes the other, forward and twice backward; a map on a part of a layout
+    (heads) is applied to a copy that has that part in front.
+    """
+    spec, outside = use.job.spec, axes_outside(use, way, plan, maps)
+    total = 3.0 * sum(_build_flops(use, outside, plan, maps)[1]) * tokens * spec.active_share
+    total = 0.0 if use.in_axis is None else total
+    for axis in outside:
+        layout = spec.axes[axis].layout
+        widths = sum(layout_size(layout, family.spaces) for family in (plan.small, plan.target))
+        copies = 1 if axis_factors(spec, axis, maps)(layout_key(layout)) is not None else 3
+        total += 3 * copies * widths * tokens * spec.active_share / (readers if axis == use.in_axis else 1)
+    return total
 
 
 def _build_flops(

@@ -147,7 +147,7 @@ def learn_operator(
             optimizer.step()
             tokens_seen += objective.num_tokens(batch)
             flops += chosen.step.training
-            recomputed += chosen.in_layers if config.recompute else 0.0
+            recomputed += chosen.again[config.recompute]
             values = {"train/loss": float(loss.detach()), "grad_norm": float(norm)}
             if (step + 1) % config.evaluate_every == 0 or step + 1 == config.steps:
                 values["eval/loss"] = current = evaluate_learned()

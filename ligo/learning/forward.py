@@ -3,8 +3,8 @@
 A layer's weights are made when the layer runs and are gone when it is left, so the target is never held whole. A
 matrix some of whose maps act on activations is not made at all: of x' = R x and t = P^T x' the stock module is given
 the small width. What is read outside is read once for all that read it: queries, keys and values, gate and up.
-With `recompute` only the inputs of layers are kept for the backward pass, which makes each layer's weights, and
-runs it, again.
+The backward pass makes weights again instead of keeping them, and with `recompute="layers"` runs whole layers again,
+of which only the inputs are kept.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from ligo.families.spec import layout_key
 from ligo.families.stock import disk_pieces, joined, running_names, skeleton
 from ligo.growth.execute import ReadSource, grow_core, make_tensor
-from ligo.growth.plan import GrowthPlan, axis_factors
+from ligo.growth.plan import GrowthPlan, TensorJob, axis_factors
 from ligo.learning.cost import Use, uses
 from ligo.operators.axes import map_axis, transposed
 from ligo.operators.factors import CopiesThenRows, Dense, Factor
@@ -43,10 +43,10 @@ class _Run:
 class GrownFunction:
     """`function(maps, small, outside)(input_ids=...)` is the target's output, whatever `outside` says."""
 
-    def __init__(self, plan: GrowthPlan, *, recompute: bool = False, seed: int = 0) -> None:
+    def __init__(self, plan: GrowthPlan, *, recompute: str = "weights", seed: int = 0) -> None:
         """
         Args:
-            recompute: keep only the inputs of layers for the backward pass.
+            recompute: what the backward pass makes again: nothing, weights, or layers.
             seed: of what is random; the one that it will be written with.
         """
         self._plan, self._recompute, self._seed = plan, recompute, seed
@@ -59,6 +59,7 @@ class GrownFunction:
         running = ((names.get(use.name, use.name), use) for use in uses(plan))
         # experts, which are joined in the running model, are always made whole
         self._use_of = {name: use for name, use in running if name in self._pieces}
+        self._in_its_module: set[str] = set()
         for name, use in self._use_of.items():
             self._intercept(name, use)
         layers = [name for name, module in self._model.named_modules() if _is_layer(module)]
@@ -92,17 +93,19 @@ class GrownFunction:
 
         def make(name: str) -> Tensor:
             if name not in made:
-                job = self._plan.job_of[name]
-                made[name] = make_tensor(
-                    job, self._plan, run.maps, run.small, seed=self._seed, dtype=torch.float32
-                )
+                made[name] = self._whole(run, self._plan.job_of[name])
             return made[name]
 
         return {
             name: joined([make(piece) for piece in self._pieces[name]], self._shapes.get(name, ()))
             for name in names
-            if not (name in self._use_of and run.outside[self._use_of[name].name])
+            if name not in self._in_its_module or not self._is_made_in_its_module(run, self._use_of[name])
         }
+
+    def _is_made_in_its_module(self, run: _Run, use: Use) -> bool:
+        """Where maps act outside, and where the backward pass makes it again; tied to an embedding it is made once."""
+        again = self._recompute == "weights" and use.in_axis is not None and not use.is_tied_head
+        return bool(run.outside[use.name]) or (again and torch.is_grad_enabled())
 
     def _make_weights_inside(self, name: str) -> None:
         """Let a layer make its own weights each time that it runs."""
@@ -123,7 +126,7 @@ class GrownFunction:
                     }
                     return torch.func.functional_call(stock, weights, args, kwargs, tie_weights=False)
 
-            if self._recompute and torch.is_grad_enabled():
+            if self._recompute == "layers" and torch.is_grad_enabled():
                 return checkpoint(inside, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
             return inside(*args, **kwargs)
 
@@ -148,11 +151,12 @@ class GrownFunction:
         made_whole = use.in_axis is None and not use.is_of_tokens  # positions
         if made_whole or not isinstance(module, nn.Embedding | nn.Linear | Conv1D):  # a router, a convolution
             return
+        self._in_its_module.add(name)
         stock = _Stock(module)
 
         def forward(x: Tensor) -> Any:
             run = self._run
-            if run is None or not run.outside[use.name]:
+            if run is None or not self._is_made_in_its_module(run, use):
                 return stock(x)
             return (
                 self._look_up(run, use, stock, x)
@@ -176,16 +180,30 @@ class GrownFunction:
         """[.., i'] -> [.., o'] by way of what stays small."""
         outside, in_axis = run.outside[use.name], use.in_axis
         assert in_axis is not None
-        core = grow_core(use.job, self._plan, run.maps, run.small, outside)
-        weight = core if in_axis == 1 else core.T
         bias = getattr(module, "bias", None)
         if in_axis in outside:
             x = self._read(run, use, in_axis, x)
-        if self._multiplier(use) != 1.0:
+        if outside and self._multiplier(use) != 1.0:
             x = x * self._multiplier(use)
-        if 1 - in_axis not in outside:
-            return F.linear(x, weight, bias)
-        return self._write(run, use, 1 - in_axis, F.linear(x, weight), bias)
+        writes = 1 - in_axis in outside
+
+        def product(x: Tensor) -> Tensor:
+            weight = self._core(run, use, outside)
+            return F.linear(x, weight if in_axis == 1 else weight.T, None if writes else bias)
+
+        if self._recompute == "weights" and torch.is_grad_enabled():
+            y = checkpoint(product, x, use_reentrant=False, preserve_rng_state=False)
+        else:
+            y = product(x)
+        return self._write(run, use, 1 - in_axis, y, bias) if writes else y
+
+    def _core(self, run: _Run, use: Use, outside: frozenset[int]) -> Tensor:
+        if outside:
+            return grow_core(use.job, self._plan, run.maps, run.small, outside)
+        return self._whole(run, use.job)
+
+    def _whole(self, run: _Run, job: TensorJob) -> Tensor:
+        return make_tensor(job, self._plan, run.maps, run.small, seed=self._seed, dtype=torch.float32)
 
     def _multiplier(self, use: Use) -> float:
         assert use.job.source is not None

@@ -12,6 +12,7 @@ from ligo.operators.maps import GrowthMaps
 
 FORMS = ("dense", "new_rows", "low_rank", "vera")
 FORWARDS = ("auto", "materialise", "hybrid", "factored")
+RECOMPUTED = ("none", "weights", "layers")
 OPTIMIZER_STATES = ("reset", "keep_old", "grow")
 
 
@@ -38,8 +39,8 @@ class OperatorConfig:
     """Learned operators: maps of heads and FFN of each target layer's own, instead of shared by all layers."""
     forward: str = "auto"
     """Learned operators: how a grown layer is run: materialise, hybrid, factored, or auto, the cheapest for each matrix."""
-    recompute: bool = False
-    """Learned operators: keep only the inputs of layers for the backward pass, and run each layer again there."""
+    recompute: str = "weights"
+    """Learned operators: what the backward pass makes again instead of keeping it: none, weights, or layers."""
     steps: int = 40
     """Learned operators: gradient steps."""
     batch_tokens: int = 2048
@@ -67,7 +68,12 @@ def check(config: OperatorConfig) -> None:
         ConfigError: the key, the value and the range are named.
     """
     check_between("operator.noise", config.noise, 0)
-    for key, choices in (("form", FORMS), ("forward", FORWARDS), ("optimizer_state", OPTIMIZER_STATES)):
+    for key, choices in (
+        ("form", FORMS),
+        ("forward", FORWARDS),
+        ("recompute", RECOMPUTED),
+        ("optimizer_state", OPTIMIZER_STATES),
+    ):
         value = getattr(config, key)
         if value not in choices:
             raise ConfigError(
