@@ -309,8 +309,9 @@ def published_rows(repeats: int = 2) -> tuple[dict[str, Any], dict[str, Any]]:
         for which, measured in runs.items():
             measured.append(peak_of(which))
     best = {w: {key: min(r[key] for r in found) for key in found[0]} for w, found in runs.items()}
-    faster = best["published"]["cpu_s"] / best["weights"]["cpu_s"]
-    smaller = best["weights"]["peak_bytes"] / best["published"]["peak_bytes"]
+    # one setting for both rows: whole layers are run again
+    faster = best["published"]["cpu_s"] / best["layers"]["cpu_s"]
+    smaller = best["layers"]["peak_bytes"] / best["published"]["peak_bytes"]
     return {
         "times as fast as the published algorithm, BERT 6x512 -> 12x768": row(faster, ">= 2", faster >= 2),
         "peak memory / that of the published algorithm": row(smaller, "<= 0.5", smaller <= 0.5),

@@ -226,10 +226,13 @@ class GrownFunction:
         if isinstance(factor, Dense):
             return F.linear(y, torch.as_tensor(factor.values).to(y), bias)
         if isinstance(factor, CopiesThenRows) and factor.copies.in_order:
-            written = torch.cat([y * _scales(factor, y), F.linear(y, factor.rows.to(y))], -1)
-        else:
-            spaces = {**self._plan.target.spaces, **self._plan.small.spaces}
-            written = map_axis(y, -1, layout, pick, spaces).contiguous()
+            scale, rows = _scales(factor, y), factor.rows.to(y)
+            if bias is None:
+                return torch.cat([y * scale, F.linear(y, rows)], -1)
+            above, below = bias.split([len(scale), len(rows)])
+            return torch.cat([torch.addcmul(above, y, scale), F.linear(y, rows, below)], -1)
+        spaces = {**self._plan.target.spaces, **self._plan.small.spaces}
+        written = map_axis(y, -1, layout, pick, spaces).contiguous()
         return written if bias is None else written + bias
 
 
