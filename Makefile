@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: setup demo test lint smollm2 minilm bench-demo bench-algebra bench-scale clean
+.PHONY: setup demo test lint smollm2 minilm bench-demo bench-algebra bench-scale bench-forward clean
 
 setup: $(INSTALLED)
 
@@ -35,6 +35,9 @@ minilm: setup
 
 bench-demo: setup
 	$(BIN)/python -m benchmarks.demo
+
+bench-forward: setup
+	$(BIN)/python -m benchmarks.forward
 
 bench-algebra: setup
 	$(BIN)/python -m benchmarks.algebra

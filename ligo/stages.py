@@ -117,7 +117,7 @@ class GrowthRun:
         )  # fmt: skip
         save_operator(self.run.operator, self.plan, operator, learned)
         result.update(
-            flops=learned.flops, tokens=learned.tokens, wall_s=learned.wall_s, best_step=learned.best_step,
+            flops=learned.flops, recomputed_flops=learned.recomputed_flops, tokens=learned.tokens, wall_s=learned.wall_s, best_step=learned.best_step,
             start_loss=learned.start_loss, best_loss=learned.best_loss, parameters=learned.num_parameters,
         )  # fmt: skip
         say(

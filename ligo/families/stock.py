@@ -102,29 +102,38 @@ def as_running(model: Any, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Raises:
         CheckpointError: a tensor of the model is missing, or is made in a way that is not known.
     """
-    import torch
-
-    if model not in _PIECES:
-        _PIECES[model] = _disk_pieces(model)
-    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
     running = {}
-    for name, pieces in _PIECES[model].items():
+    for name, pieces in disk_pieces(model).items():
         missing = [piece for piece in pieces if piece not in tensors]
         if missing:
             raise CheckpointError(
                 f"the tensor {missing[0]} is missing, and the model cannot run without it.\n"
                 "  Try: write the checkpoint again"
             )
-        if len(pieces) == 1:
-            running[name] = tensors[pieces[0]]
-        else:
-            running[name] = torch.cat([tensors[piece] for piece in pieces]).reshape(shapes[name])
+        running[name] = joined([tensors[piece] for piece in pieces], model.get_parameter(name).shape)
     return running
 
 
-def _disk_pieces(model: Any) -> dict[str, tuple[str, ...]]:
+def joined(pieces: list[Tensor], shape: tuple[int, ...]) -> Tensor:
+    """The tensor of the running model that these on disk make."""
+    import torch
+
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces).reshape(shape)
+
+
+def disk_pieces(model: Any) -> dict[str, tuple[str, ...]]:
     """Name in the running model -> the tensors on disk that make it, in the order of their rows.
 
+    Raises:
+        CheckpointError: a tensor is made in a way that is not known.
+    """
+    if model not in _PIECES:
+        _PIECES[model] = _disk_pieces(model)
+    return _PIECES[model]
+
+
+def _disk_pieces(model: Any) -> dict[str, tuple[str, ...]]:
+    """
     Joined experts are [experts, rows, columns]: their tensors on disk are blocks of rows of [experts * rows,
     columns], and numbers in place of the weights tell which.
     """

@@ -6,7 +6,7 @@ maps and autograd, writing calls it with what was learned.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,11 +78,30 @@ def grow_tensor(job: TensorJob, plan: GrowthPlan, maps: GrowthMaps, read: ReadSo
     return grown
 
 
+def grow_core(
+    job: TensorJob, plan: GrowthPlan, maps: GrowthMaps, read: ReadSource, outside: Collection[int]
+) -> Tensor:
+    """What is left of a matrix where the maps on some of its axes act on activations instead: its layers mixed, its
+    other axes grown. What the models multiply it by is left out too.
+
+    Args:
+        outside: the axes that stay small.
+    """
+    return _grow_axes(_mix_depth(job, maps, read), job.spec, plan, maps, outside=outside)
+
+
 def _grow_axes(
-    tensor: Tensor, spec: TensorSpec, plan: GrowthPlan, maps: GrowthMaps, above: bool | None = None
+    tensor: Tensor,
+    spec: TensorSpec,
+    plan: GrowthPlan,
+    maps: GrowthMaps,
+    above: bool | None = None,
+    outside: Collection[int] = (),
 ) -> Tensor:
     spaces = {**plan.target.spaces, **plan.small.spaces}
     for axis, at in enumerate(spec.axes):
+        if axis in outside:
+            continue
         tensor = map_axis(tensor, axis, at.layout, axis_factors(spec, axis, maps, above), spaces)
     return tensor
 

@@ -6,18 +6,20 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ligo.accounting.flops import model_flops
 from ligo.core.errors import NumericsError
 from ligo.core.log import progress, warn
 from ligo.growth.execute import grow_tensors
 from ligo.growth.plan import GrowthPlan
-from ligo.learning.functional import LearnedMaps, TargetFunction, detached, folded_small, grown_parameters
+from ligo.learning.cost import Forward, choose_forward
+from ligo.learning.forward import GrownFunction
+from ligo.learning.functional import LearnedMaps, TargetFunction, detached, folded_small
 from ligo.operators.config import OperatorConfig
 from ligo.operators.maps import GrowthMaps
 from ligo.training.objectives import Objective
@@ -27,7 +29,7 @@ from ligo.training.objectives import Objective
 class LearnedOperator:
     """The best maps that were seen, and what finding them cost.
 
-    `flops` counts every step, the building of the weights once per step, and the evaluations that
+    `flops` counts every step as it was run, what was built of the weights included, and the evaluations that
     chose the best; losses are in nats per token on the validation set.
     """
 
@@ -37,6 +39,8 @@ class LearnedOperator:
     start_loss: float
     best_loss: float
     flops: float
+    recomputed_flops: float
+    """What was run a second time in backward passes (`operator.recompute`); not part of `flops`."""
     tokens: int
     wall_s: float
     num_parameters: int
@@ -75,8 +79,9 @@ def learn_operator(
         NumericsError: the loss is not finite.
     """
     started = time.monotonic()
-    target, learned = TargetFunction(plan), LearnedMaps(plan, config)
+    learned = LearnedMaps(plan, config)
     folded = folded_small(plan, learned(), small)
+    grown = GrownFunction(plan, recompute=config.recompute, seed=seed)
     groups = learned.parameter_groups(config)
     if not groups:
         warn(
@@ -89,13 +94,14 @@ def learn_operator(
     base_rates = [group["lr"] for group in optimizer.param_groups]
     validation_tokens = sum(objective.num_tokens(batch) for batch in validation)
     length = objective.num_tokens(validation[0]) // len(validation[0])
-    per_token, build = model_flops(plan.target, length), plan.build_flops(learned())
-    evaluation_flops = per_token.forward * validation_tokens + build
-    flops, tokens_seen = 0.0, 0
+    flops, recomputed, tokens_seen = 0.0, 0.0, 0
 
-    def evaluate(weights: Mapping[str, Tensor]) -> float:
+    @cache
+    def forward(tokens: int, way: str = config.forward) -> Forward:
+        return choose_forward(plan, learned(), tokens=tokens, sequence_length=length, wanted=way)
+
+    def evaluate(run: Callable[..., Any]) -> float:
         with torch.no_grad():
-            run = target(weights)
             total = sum(
                 float(objective.loss(run, torch.from_numpy(batch))) * objective.num_tokens(batch)
                 for batch in validation
@@ -103,8 +109,14 @@ def learn_operator(
         return total / validation_tokens
 
     def evaluate_learned() -> float:
+        """By the weights that would be written, whatever the steps are run with."""
         with torch.no_grad():
-            return evaluate(grown_parameters(plan, learned(), folded, seed=seed))
+            return evaluate(grown(learned(), folded, reference.outside))
+
+    reference = forward(validation_tokens // len(validation), "materialise")
+    evaluation_flops = sum(
+        forward(objective.num_tokens(batch), "materialise").step.forward for batch in validation
+    )
 
     def record(step: int, **values: float) -> None:
         log({"arm": "learn", "step": step, "tokens": tokens_seen, "flops": flops,
@@ -125,8 +137,8 @@ def learn_operator(
             for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
                 group["lr"] = rate * factor
             batch = batch_at(step)
-            weights = grown_parameters(plan, learned(), folded, seed=seed)
-            loss = objective.loss(target(weights), torch.from_numpy(batch))
+            chosen = forward(objective.num_tokens(batch))
+            loss = objective.loss(grown(learned(), folded, chosen.outside), torch.from_numpy(batch))
             if not loss.isfinite():
                 raise NumericsError(
                     f"the loss is {float(loss.detach())} at operator step {step}: the step size is too large.\n"
@@ -142,7 +154,8 @@ def learn_operator(
             norm = torch.nn.utils.clip_grad_norm_(learned.parameters(), 1.0)
             optimizer.step()
             tokens_seen += objective.num_tokens(batch)
-            flops += per_token.training * objective.num_tokens(batch) + 3 * build
+            flops += chosen.step.training
+            recomputed += chosen.again[config.recompute]
             values = {"train/loss": float(loss.detach()), "grad_norm": float(norm)}
             if (step + 1) % config.evaluate_every == 0 or step + 1 == num_steps:
                 values["eval/loss"] = current = evaluate_learned()
@@ -159,7 +172,7 @@ def learn_operator(
                 plan, best_maps, small.__getitem__, dtype=torch.float32, noise=config.noise, seed=seed
             )
         )
-        best_loss = evaluate(noisy)
+        best_loss = evaluate(TargetFunction(plan)(noisy))
         flops += evaluation_flops
         best_step = best_step if best_loss <= start_loss else 0
     if best_step == 0:  # nothing learned was better: the start itself, with its copies and its gains
@@ -171,6 +184,7 @@ def learn_operator(
         start_loss=start_loss,
         best_loss=best_loss,
         flops=flops,
+        recomputed_flops=recomputed,
         tokens=tokens_seen,
         wall_s=time.monotonic() - started,
         num_parameters=sum(p.numel() for p in learned.parameters()),

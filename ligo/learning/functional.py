@@ -26,7 +26,7 @@ from ligo.operators.axes import layout_keys
 from ligo.operators.config import OperatorConfig
 from ligo.operators.copying import cyclic_index
 from ligo.operators.exactness import foldable
-from ligo.operators.factors import Dense, Factor
+from ligo.operators.factors import CopiesThenRows, Dense, Factor, Select
 from ligo.operators.maps import GrowthMaps, LayerMap, SpaceMap
 
 
@@ -41,6 +41,7 @@ class LearnedMaps(nn.Module):
         self._plan = plan
         self._fold = foldable(plan.small) and _folding_keeps_the_start(plan)
         self._starts = self._learnable(config.per_layer)
+        self._copies: dict[str, Select] = {}
         self.expand, self.reduce, self.depth = nn.ModuleDict(), nn.ModuleDict(), nn.ParameterDict()
         used = {
             key
@@ -50,14 +51,10 @@ class LearnedMaps(nn.Module):
             for key in layout_keys(at.layout)
         }
         for key, start in self._starts.items():
-            name, new = _module_name(key), start.new_units
-            self._remember(f"expand_{name}", _with_fresh_rows(start))
-            self.expand[name] = make_delta(config.form, config.rank, f"expand.{key}")(start.expand.shape, new)
+            new = start.new_units
+            self._make("expand", key, _with_fresh_rows(start), new, config)
             if _tie_ratio(key, start) is None and key.split(".")[0] in used:
-                self._remember(f"reduce_{name}", start.reduce.matrix())
-                self.reduce[name] = make_delta(config.form, config.rank, f"reduce.{key}")(
-                    start.reduce.shape, new
-                )
+                self._make("reduce", key, start.reduce.matrix(), new, config)
         if plan.small.dims.num_layers != plan.target.dims.num_layers:
             for spec in (job.spec for job in plan.jobs if job.source is not None):
                 kind = _module_name(spec.kind)
@@ -80,13 +77,25 @@ class LearnedMaps(nn.Module):
                 learned[key] = start
         return learned
 
+    def _make(self, group: str, key: str, start: np.ndarray, new: np.ndarray, config: OperatorConfig) -> None:
+        """A map's start, and what is learned of it."""
+        name = _module_name(key)
+        self._remember(f"{group}_{name}", start)
+        getattr(self, group)[name] = make_delta(config.form, config.rank, f"{group}.{key}")(start.shape, new)
+        copies = _copies_above(start, new) if config.form == "new_rows" else None
+        if copies is not None:
+            self._copies[f"{group}_{name}"] = copies
+
     def _remember(self, name: str, values: np.ndarray) -> None:
         self.register_buffer(f"start_{name}", torch.from_numpy(values).float(), persistent=False)
 
-    def _learned(self, group: str, key: str) -> Tensor:
+    def _learned(self, group: str, key: str) -> Dense | CopiesThenRows:
         name = _module_name(key)
         start: Tensor = getattr(self, f"start_{group}_{name}")
-        return start + getattr(self, group)[name]()
+        copies, delta = self._copies.get(f"{group}_{name}"), getattr(self, group)[name]
+        if copies is not None:
+            return CopiesThenRows(copies, start[copies.shape[0] :] + delta.values, "learned")
+        return Dense(start + delta(), "learned")
 
     def forward(self) -> GrowthMaps:
         """The maps as they stand, as tensors with gradients."""
@@ -94,20 +103,19 @@ class LearnedMaps(nn.Module):
         for key, start in self._starts.items():
             expand, ratio = self._learned("expand", key), _tie_ratio(key, start)
             if ratio is not None:
-                reduce = expand * ratio
+                reduce = expand.scaled(ratio)
             else:
                 reduce = self._learned("reduce", key) if _module_name(key) in self.reduce else expand
-            written = Dense(expand, "learned")
             spaces[key] = replace(
                 start,
-                expand=written,
-                reduce=Dense(reduce, "learned"),
-                gain=written if start.tied else start.gain,
+                expand=expand,
+                reduce=reduce,
+                gain=expand if start.tied else start.gain,
                 fold_gains=self._fold if key == RESIDUAL else False,
                 keeps=frozenset(),
                 faithful=False,
                 fresh=None,
-                split=self._split(key, start, expand),
+                split=self._split(start, expand.values),
             )
         learned = {}
         for kind in dict.fromkeys(job.spec.kind for job in self._plan.jobs):
@@ -118,7 +126,7 @@ class LearnedMaps(nn.Module):
         learned_layers = LayerMap(layers.weights, layers.identity_layers, learned)
         return GrowthMaps(spaces, learned_layers, self._plan.maps.fill)
 
-    def _split(self, key: str, start: SpaceMap, expand: Tensor) -> tuple[Factor, Factor] | None:
+    def _split(self, start: SpaceMap, expand: Tensor) -> tuple[Factor, Factor] | None:
         """What is learned goes to the layer's own share; that of the layer above stays as it was."""
         if start.split is None:
             return None
@@ -168,6 +176,15 @@ def _with_fresh_rows(start: SpaceMap) -> np.ndarray:
     return expand
 
 
+def _copies_above(start: np.ndarray, new: np.ndarray) -> Select | None:
+    """The rows of old units, where they come first and each copies one unit at most; they are not learned."""
+    old = start[: np.count_nonzero(~new)]
+    if new[: len(old)].any() or (np.count_nonzero(old, axis=1) > 1).any():
+        return None
+    index = np.abs(old).argmax(axis=1)
+    return Select(index, old[np.arange(len(old)), index], start.shape[1])
+
+
 def _module_name(key: str) -> str:
     return key.replace(".", "_").replace("*", "_x_")  # module names hold no dots
 
@@ -178,6 +195,8 @@ def detached(maps: GrowthMaps) -> GrowthMaps:
     def fixed(factor: Factor | None) -> Any:
         if isinstance(factor, Dense) and isinstance(factor.values, Tensor):
             return Dense(factor.values.detach().clone(), factor.label)
+        if isinstance(factor, CopiesThenRows):
+            return replace(factor, rows=factor.rows.detach().clone())
         return factor
 
     spaces = {

@@ -42,6 +42,16 @@ def project(factor: Factor | None) -> Factor | None:
     return None if factor is None else _Projection(factor)
 
 
+def transposed(pick: PickFactor) -> PickFactor:
+    """The same factors the other way, from target units to small ones: for `map_axis` on activations that are read."""
+
+    def turned(key: str) -> Factor | None:
+        factor = pick(key)
+        return None if factor is None else _Transposed(factor)
+
+    return turned
+
+
 def _map_layout(x: Tensor, layout: Layout, pick: PickFactor, spaces: Mapping[str, Space]) -> Tensor:
     """[n, c] -> [n', c]"""
     import torch
@@ -152,3 +162,26 @@ class _Projection(Factor):
 
     def squared(self) -> Factor:
         return Dense(self.matrix() ** 2)
+
+
+@dataclass(frozen=True)
+class _Transposed(Factor):
+    factor: Factor
+    label: str = "transposed"
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        rows, columns = self.factor.shape
+        return columns, rows
+
+    def matrix(self) -> np.ndarray:
+        return self.factor.matrix().T
+
+    def apply(self, x: Tensor) -> Tensor:
+        return self.factor.apply_transposed(x)
+
+    def squared(self) -> Factor:
+        return _Transposed(self.factor.squared())
+
+    def matmul_flops(self, columns: int) -> int:
+        return self.factor.matmul_flops(columns)

@@ -11,6 +11,8 @@ from ligo.operators.exactness import check_gains
 from ligo.operators.maps import GrowthMaps
 
 FORMS = ("dense", "new_rows", "low_rank", "vera")
+FORWARDS = ("auto", "materialise", "hybrid", "factored")
+RECOMPUTED = ("none", "weights", "layers")
 OPTIMIZER_STATES = ("reset", "keep_old", "grow")
 
 
@@ -35,6 +37,10 @@ class OperatorConfig:
     """Learned operators: rank of low_rank and vera."""
     per_layer: bool = False
     """Learned operators: maps of heads and FFN of each target layer's own, instead of shared by all layers."""
+    forward: str = "auto"
+    """Learned operators: how a grown layer is run: materialise, hybrid, factored, or auto, the cheapest for each matrix."""
+    recompute: str = "weights"
+    """Learned operators: what the backward pass makes again instead of keeping it: none, weights, or layers."""
     steps: int = 40
     """Learned operators: gradient steps."""
     batch_tokens: int = 2048
@@ -62,7 +68,12 @@ def check(config: OperatorConfig) -> None:
         ConfigError: the key, the value and the range are named.
     """
     check_between("operator.noise", config.noise, 0)
-    for key, choices in (("form", FORMS), ("optimizer_state", OPTIMIZER_STATES)):
+    for key, choices in (
+        ("form", FORMS),
+        ("forward", FORWARDS),
+        ("recompute", RECOMPUTED),
+        ("optimizer_state", OPTIMIZER_STATES),
+    ):
         value = getattr(config, key)
         if value not in choices:
             raise ConfigError(

@@ -31,7 +31,13 @@ class Factor(ABC):
 
     @abstractmethod
     def apply(self, x: Tensor) -> Tensor:
-        """[n, c] -> [n', c]."""
+        """[n, c] -> [n', c]"""
+
+    def apply_transposed(self, x: Tensor) -> Tensor:
+        """[n', c] -> [n, c]"""
+        import torch
+
+        return torch.from_numpy(self.matrix().T).to(x.device, x.dtype) @ x
 
     def project(self, x: Tensor) -> Tensor:
         """[n', c] -> [n', c]: the part of x that combinations of the matrix's columns make, E E^+ x."""
@@ -58,6 +64,11 @@ class Factor(ABC):
         return 0
 
     def is_identity(self) -> bool:
+        return False
+
+    @property
+    def is_learned(self) -> bool:
+        """Whether it has entries with gradients."""
         return False
 
     def describe(self) -> str:
@@ -90,6 +101,15 @@ class Select(Factor):
             return grown
         return grown * torch.as_tensor(self.scale, device=x.device).to(x.dtype)[:, None]
 
+    def apply_transposed(self, x: Tensor) -> Tensor:
+        import torch
+
+        index = torch.as_tensor(self.index, device=x.device)
+        scale = torch.as_tensor(self.scale, device=x.device).to(x.dtype)[:, None]
+        if self.in_order:
+            return scale * x
+        return x.new_zeros(self.num_small, x.shape[1]).index_add(0, index, scale * x)
+
     def project(self, x: Tensor) -> Tensor:
         import torch
 
@@ -101,6 +121,11 @@ class Select(Factor):
             0, index, scale * x
         )
         return scale * (sums / squares).index_select(0, index)
+
+    @cached_property
+    def in_order(self) -> bool:
+        """Whether every unit is there once, in its place."""
+        return np.array_equal(self.index, np.arange(self.num_small))
 
     def squared(self) -> Select:
         return replace(self, scale=self.scale**2)
@@ -181,11 +206,72 @@ class Dense(Factor):
 
         return torch.as_tensor(self.values, device=x.device).to(x.dtype) @ x
 
+    def apply_transposed(self, x: Tensor) -> Tensor:
+        import torch
+
+        return torch.as_tensor(self.values, device=x.device).to(x.dtype).T @ x
+
+    @property
+    def is_learned(self) -> bool:
+        return bool(getattr(self.values, "requires_grad", False))
+
     def squared(self) -> Dense:
         return Dense(self.values**2)
 
+    def scaled(self, by: float) -> Dense:
+        return Dense(self.values * by, self.label)
+
     def matmul_flops(self, columns: int) -> int:
         return 2 * self.shape[0] * self.shape[1] * columns
+
+
+@dataclass(frozen=True)
+class CopiesThenRows(Factor):
+    """The first rows copy small units, all others are torch rows of any kind: [I; M] while M is being learned.
+
+    Only M is multiplied with, which for n' = 1.5 n is a third of the dense product.
+    """
+
+    copies: Select  # [m, n]
+    rows: Any  # [n' - m, n]
+    label: str = "copies, then rows"
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        above, columns = self.copies.shape
+        return above + int(self.rows.shape[0]), columns
+
+    @property
+    def values(self) -> Tensor:
+        """All of it, with gradients."""
+        import torch
+
+        return torch.cat([torch.from_numpy(self.copies.matrix()).to(self.rows), self.rows])
+
+    def matrix(self) -> np.ndarray:
+        return np.concatenate([self.copies.matrix(), np.asarray(self.rows.detach().cpu(), dtype=np.float64)])
+
+    def apply(self, x: Tensor) -> Tensor:
+        import torch
+
+        return torch.cat([self.copies.apply(x), self.rows.to(x.device, x.dtype) @ x])
+
+    def apply_transposed(self, x: Tensor) -> Tensor:
+        copied, others = x.split([self.copies.shape[0], self.rows.shape[0]])
+        return self.copies.apply_transposed(copied) + self.rows.to(x.device, x.dtype).T @ others
+
+    @property
+    def is_learned(self) -> bool:
+        return bool(self.rows.requires_grad)
+
+    def squared(self) -> CopiesThenRows:
+        return CopiesThenRows(self.copies.squared(), self.rows**2)
+
+    def scaled(self, by: float) -> CopiesThenRows:
+        return CopiesThenRows(self.copies.scaled(by), self.rows * by, self.label)
+
+    def matmul_flops(self, columns: int) -> int:
+        return 2 * self.rows.shape[0] * self.rows.shape[1] * columns
 
 
 def copies_per_unit(index: np.ndarray, num_small: int) -> np.ndarray:
