@@ -37,6 +37,7 @@ from tests.contract import matrix, page
 from tests.growing import EXACT_FLOAT32, EXACT_FLOAT64, grow, operator, with_fresh_head
 
 STEPS, TOKENS = 40, 2048  # of training after growth, and tokens per step
+LARGE = 30_000_000  # parameters of a target that gets a tenth of both: minutes on two cores
 GENTLE = (
     0.1  # of the peak rate after growth: so few steps only get over the bump of a decayed model at a low one
 )
@@ -122,7 +123,7 @@ def written_is_learned() -> dict[str, Any]:
     config = OperatorConfig(name="ligo", init="stack", steps=5, evaluate_every=5, noise=0.0)
     plan = plan_growth(model.small.config, model.wanted, build(config))
     tensors = {name: model.small.read(name).float() for name in model.small.shapes}
-    batches = model.batches()
+    batches = model.batches(windows=16)
     learned = learn_operator(
         plan, tensors, batches.__getitem__, [batches[999]], config, lambda record: None, objective=model.objective, seed=0
     )  # fmt: skip
@@ -155,18 +156,19 @@ class TrainedModel:
         )
         self.objective = make_objective(family, self.small.tokenizer)
         self.corpus, self.length = self.objective.prepare(config.data), config.data.sequence_length
-        self.windows = max(1, TOKENS // self.length)
         self.data = config.data.name
 
-    def batches(self) -> Batches:
-        return Batches(self.corpus, self.length, self.windows, 0)
+    def batches(self, windows: int) -> Batches:
+        return Batches(self.corpus, self.length, windows, 0)
 
     def grow_and_train_on(self, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
         """Grow exactly, verify with stock transformers, train on: rows of the last line, and figures."""
         depth = "identity" if family_of(self.small.config).post_norm else "zero_block"
         wanted = {**self.wanted, "num_layers": None} if depth == "identity" else self.wanted
         plan = plan_growth(self.small.config, wanted, operator(depth=depth))
-        validation = validation_batches(self.corpus, self.length, 16, 32 * self.length)
+        share = 10 if plan.target.num_parameters > LARGE else 1
+        steps, windows = STEPS // share, max(1, TOKENS // share // self.length)
+        validation = validation_batches(self.corpus, self.length, 16, 16384 // share)
         probe = self.objective.inputs(torch.from_numpy(validation[0][:4])).numpy()
         with tempfile.TemporaryDirectory() as scratch:
             grown = Path(scratch)
@@ -175,19 +177,19 @@ class TrainedModel:
             write_json(grown / "config.json", {**plan.target_config, "dtype": "float32"})
             found = verify_growth(self.folder, grown, probe, claimed_exact=True, stored_dtype="float32")
             model = load_stock(grown)
-        batch_tokens = self.windows * self.length
+        batch_tokens = windows * self.length
         training = TrainConfig(
-            engine="torch", lr=GENTLE * self.lr, batch_tokens=batch_tokens, max_tokens=STEPS * batch_tokens
+            engine="torch", lr=GENTLE * self.lr, batch_tokens=batch_tokens, max_tokens=steps * batch_tokens
         )
         engine = TorchEngine(model, self.objective, training, batch_shape(training, self.length, 1))
-        before, batches = evaluate(engine, validation), self.batches()
-        for step in range(STEPS):
+        before, batches = evaluate(engine, validation), self.batches(windows)
+        for step in range(steps):
             engine.step(batches[step], learning_rate(training, step))
         after = evaluate(engine, validation)
         difference = found.max_logit_difference / max(found.max_logit / 3, 1.0)
         rows = {
             f"{name}: float32 logit difference": row(difference, "<= 5e-5", difference <= EXACT_FLOAT32),
-            f"{name}: nats won in {STEPS} steps after growth": row(before - after, "> 0", after < before),
+            f"{name}: nats won in {steps} steps after growth": row(before - after, "> 0", after < before),
         }
         sizes = {key: value for key, value in wanted.items() if value is not None}
         parameters = [plan.small.num_parameters, plan.target.num_parameters]
@@ -209,7 +211,7 @@ def main() -> None:
             continue
         more, figures[name] = model.grow_and_train_on(name)
         rows |= more
-    finish("algebra", rows, {"matrix": counts, "trained_models": figures, "steps": STEPS})
+    finish("algebra", rows, {"matrix": counts, "trained_models": figures})
 
 
 if __name__ == "__main__":

@@ -56,6 +56,7 @@ def grow(config: GrowConfig, config_yaml: str) -> None:
     from ligo.core.run import Run, config_hash
 
     quiet_libraries()
+    joined_before = distributed.is_started()  # by the program that calls this
     run_config = yaml.safe_load(config_yaml)
     digest = config_hash(run_config)
     run = Run(run_folder(config, digest))
@@ -71,7 +72,8 @@ def grow(config: GrowConfig, config_yaml: str) -> None:
         check_inputs(folder, config, run, announced)
         with opened(run, config, run_config, config_yaml) as tracker:
             grow_checkpoint(folder, config, run, digest, tracker)
-    distributed.stop()
+    if not joined_before:
+        distributed.stop()
 
 
 def find_small(config: GrowConfig) -> Path:

@@ -62,11 +62,18 @@ def start() -> None:
     dist.init_process_group("nccl" if cuda else "gloo", timeout=_WAIT)
 
 
+def is_started() -> bool:
+    """Whether this process is in a process group."""
+    import torch.distributed as dist
+
+    return bool(dist.is_available() and dist.is_initialized())
+
+
 def stop() -> None:
     """Leave the process group, if there is one."""
     import torch.distributed as dist
 
-    if dist.is_available() and dist.is_initialized():
+    if is_started():
         dist.destroy_process_group()
 
 

@@ -34,7 +34,9 @@ def test_a_registry_finds_the_files_of_its_package_and_refuses_a_second_of_one_n
     from ligo.operators.base import WIDTH_OPERATORS
 
     assert "scaled_duplication" in WIDTH_OPERATORS.names()
-    with pytest.raises(ConfigError, match="'scaled_duplicate' is not known(.|\n)*Try: operator.width=scaled_duplication"):
+    with pytest.raises(
+        ConfigError, match="'scaled_duplicate' is not known(.|\n)*Try: operator.width=scaled_duplication"
+    ):
         WIDTH_OPERATORS.get("scaled_duplicate")
     registry: Registry[int] = Registry("number", "ligo.core")
     registry.register("one")(1)
