@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -70,10 +71,19 @@ def is_started() -> bool:
 
 
 def stop() -> None:
-    """Leave the process group, if there is one."""
+    """Leave the process group, if there is one.
+
+    DeepSpeed keeps groups of its own beside it, and would use them in the next process group if torch alone
+    were told (they are "not registered" there).
+    """
     import torch.distributed as dist
 
-    if is_started():
+    if not is_started():
+        return
+    deepspeed = sys.modules.get("deepspeed.comm")
+    if deepspeed is not None and deepspeed.is_initialized():
+        deepspeed.destroy_process_group()
+    else:
         dist.destroy_process_group()
 
 

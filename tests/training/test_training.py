@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from ligo.core import distributed
 from ligo.core.errors import ConfigError, Interrupted, NumericsError
 from ligo.families.fresh import fresh_config
 from ligo.tracking.jsonl import JsonlTracker
@@ -125,6 +126,13 @@ def test_deepspeed_in_one_process_equals_plain_torch(
     run_arm(tmp_path, replace(CONFIG, engine="deepspeed", micro_batch_tokens=micro_batch_tokens))
     assert losses(tmp_path) == pytest.approx(losses(reference), abs=PARITY)
     assert not (Path.home() / ".cache" / "torch_extensions" / "deepspeed_shm_comm").exists()
+
+
+def test_deepspeed_starts_again_after_the_process_group_was_left(reference: Path, tmp_path: Path) -> None:
+    for run in ("first", "second"):
+        run_arm(tmp_path / run, replace(CONFIG, engine="deepspeed"))
+        distributed.stop()
+    assert losses(tmp_path / "second") == pytest.approx(losses(reference), abs=PARITY)
 
 
 def test_two_gloo_processes_equal_one_at_every_zero_stage(reference: Path, tmp_path: Path) -> None:
