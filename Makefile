@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: setup demo test lint smollm2 minilm bench-demo bench-algebra bench-scale bench-forward clean
+.PHONY: setup demo test lint smollm2 minilm bench-demo bench-algebra bench-scale clean
 
 setup: $(INSTALLED)
 
@@ -35,9 +35,6 @@ minilm: setup
 
 bench-demo: setup
 	$(BIN)/python -m benchmarks.demo
-
-bench-forward: setup
-	$(BIN)/python -m benchmarks.forward
 
 bench-algebra: setup
 	$(BIN)/python -m benchmarks.algebra

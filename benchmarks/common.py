@@ -6,12 +6,18 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ligo.core.files import write_json
 from ligo.core.run import hardware, versions
+
+Figures = tuple[dict[str, Any], dict[str, Any]]
+"""Rows, and what they come from."""
 
 REPO = Path(__file__).resolve().parent.parent
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -30,6 +36,23 @@ def best_seconds(command: list[str], repeats: int = 5) -> float:
         subprocess.run(command, cwd=REPO, check=True, capture_output=True)
         times.append(time.perf_counter() - started)
     return min(times)
+
+
+def peak_resident_bytes() -> int:
+    """The most memory that this process has held. Not `ru_maxrss`, which begins at what its parent held."""
+    status = Path("/proc/self/status").read_text()
+    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))) * 1024
+
+
+def run_measures(measures: Iterable[Callable[[], Figures]]) -> Figures:
+    """The rows of several measures, one after another on one thread, and their details under each one's name."""
+    torch.set_num_threads(1)
+    rows: dict[str, Any] = {}
+    details: dict[str, Any] = {}
+    for measure in measures:
+        more, details[measure.__name__.removesuffix("_rows")] = measure()
+        rows |= more
+    return rows, details
 
 
 def finish(topic: str, rows: dict[str, dict[str, Any]], details: dict[str, Any]) -> None:

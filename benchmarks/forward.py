@@ -16,14 +16,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.common import REPO, finish, row
+from benchmarks.common import REPO, finish, peak_resident_bytes, row, run_measures
 from ligo.families.stock import as_on_disk, fresh_model
 from ligo.growth.plan import GrowthPlan, plan_growth
 from ligo.learning.cost import WAYS, choose_forward
@@ -226,6 +225,7 @@ def peak_of(which: str) -> dict[str, float]:
 
 
 def run_alone(which: str, steps: int = 3) -> dict[str, float]:
+    torch.set_num_threads(1)
     plan, config = bert_plan()
     step = (
         published(plan, BERT_TOKENS)
@@ -237,9 +237,7 @@ def run_alone(which: str, steps: int = 3) -> dict[str, float]:
         started = time.process_time()
         step()
         times.append(time.process_time() - started)
-    status = Path("/proc/self/status").read_text()
-    peak = next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
-    return {"peak_bytes": peak, "cpu_s": min(times)}
+    return {"peak_bytes": peak_resident_bytes(), "cpu_s": min(times)}
 
 
 # --- rows -------------------------------------------------------------------------------------------
@@ -323,16 +321,14 @@ def published_rows(repeats: int = 2) -> tuple[dict[str, Any], dict[str, Any]]:
     }, {"tokens": BERT_TOKENS, **best}
 
 
+MEASURES = (time_rows, saved_rows, published_rows)
+
+
 def main() -> None:
     if len(sys.argv) > 1:
         print(json.dumps(run_alone(sys.argv[1])))
         return
-    torch.set_num_threads(1)
-    rows_, details = {}, {}
-    for measure in (time_rows, saved_rows, published_rows):
-        more, details[measure.__name__.removesuffix("_rows")] = measure()
-        rows_ |= more
-    finish("forward", rows_, details)
+    finish("forward", *run_measures(MEASURES))
 
 
 if __name__ == "__main__":
