@@ -6,8 +6,9 @@ maps and autograd, writing calls it with what was learned.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,21 +31,21 @@ ReadSource = Callable[[TensorJob, int], Tensor]
 
 
 class _MixLayers(torch.autograd.Function):
-    """sum_j weights[j] * layers[j], adding up in place, so that nothing of a layer's size is kept for backward."""
+    """sum_j weights[j] * layers[j]. Layers are read one by one, and again in the backward pass: never two are held."""
 
     @staticmethod
-    def forward(ctx: Any, weights: Tensor, *layers: Tensor) -> Tensor:
-        ctx.save_for_backward(*layers)
-        mixed = torch.zeros_like(layers[0])
-        for weight, layer in zip(weights.tolist(), layers, strict=True):
-            mixed.add_(layer, alpha=weight)
+    def forward(ctx: Any, weights: Tensor, layers: Sequence[Callable[[], Tensor]]) -> Tensor:
+        ctx.layers, ctx.device = layers, weights.device
+        first, *others = weights.tolist()
+        mixed = layers[0]() * first
+        for weight, read in zip(others, layers[1:], strict=True):
+            mixed.add_(read(), alpha=weight)
         return mixed
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         flat = gradients[0].reshape(-1)
-        layers = ctx.saved_tensors
-        return torch.stack([flat @ layer.reshape(-1) for layer in layers]), *(None for _ in layers)
+        return torch.stack([flat @ read().reshape(-1) for read in ctx.layers]).to(ctx.device, torch.float64), None
 
 
 def grow_tensor(job: TensorJob, plan: GrowthPlan, maps: GrowthMaps, read: ReadSource) -> Tensor:
@@ -114,9 +115,9 @@ def _mix_depth(job: TensorJob, maps: GrowthMaps, read: ReadSource) -> Tensor:
         layer, weight = row[0]
         tensor = read(job, layer)
         return tensor if weight == 1.0 else tensor * weight
-    layers = [read(job, layer) for layer, _ in row]
-    weights = torch.stack([torch.as_tensor(weight, dtype=layers[0].dtype) for _, weight in row])
-    mixed: Tensor = _MixLayers.apply(weights, *layers)
+    layers = [partial(read, job, layer) for layer, _ in row]
+    weights = torch.stack([torch.as_tensor(weight, dtype=torch.float64) for _, weight in row])
+    mixed: Tensor = _MixLayers.apply(weights, layers)
     return mixed
 
 
