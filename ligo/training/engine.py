@@ -22,6 +22,7 @@ from ligo.core.libraries import quiet_libraries
 from ligo.families.stock import as_on_disk
 from ligo.training.config import BatchShape, TrainConfig, check_deepspeed_keys
 from ligo.training.objectives import Objective
+from ligo.training.optim import make_optimizer
 
 Moments = Mapping[str, tuple[Tensor, Tensor]]
 """Name of a parameter in the running model -> its exp_avg and exp_avg_sq, in its full shape."""
@@ -59,22 +60,6 @@ class Engine(Protocol):
         ...
 
     def close(self) -> None: ...
-
-
-def make_optimizer(module: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW with weight decay on matrices only."""
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    # under ZeRO-3 a partitioned parameter has no shape of its own; DeepSpeed keeps the full one beside it
-    dimensions = [len(getattr(p, "ds_shape", p.shape)) for p in parameters]
-    matrices = [p for p, d in zip(parameters, dimensions, strict=True) if d >= 2]
-    others = [p for p, d in zip(parameters, dimensions, strict=True) if d < 2]
-    groups = [
-        {"params": matrices, "weight_decay": config.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]], lr=config.lr, betas=(config.beta1, config.beta2)
-    )
 
 
 def micro_batches(windows: np.ndarray, shape: BatchShape, device: torch.device) -> Iterator[Tensor]:

@@ -26,8 +26,8 @@ from ligo.growth.plan import GrowthPlan
 from ligo.growth.verify import load_stock, outputs
 from ligo.plan import make_plan
 from ligo.training.config import TrainConfig, num_steps
-from ligo.training.engine import make_optimizer
 from ligo.training.objectives import Objective, make_objective
+from ligo.training.optim import make_optimizer
 from tests.growing import EXACT_FLOAT32, load_from_disk_names
 
 ZOO = Path(ligo.__file__).parent / "zoo"
