@@ -29,10 +29,11 @@ from ligo.growth.verify import load_stock, verify_growth
 from ligo.learning.fit import learn_operator
 from ligo.learning.functional import folded_small, grown_parameters
 from ligo.operators.config import OperatorConfig, build
-from ligo.training.config import TrainConfig, batch_shape, learning_rate
+from ligo.training.config import TrainConfig, batch_shape
 from ligo.training.engine import TorchEngine
 from ligo.training.loop import evaluate
 from ligo.training.objectives import make_objective
+from ligo.training.schedule import learning_rate
 from tests.contract import matrix, page
 from tests.growing import EXACT_FLOAT32, EXACT_FLOAT64, grow, operator, with_fresh_head
 

@@ -258,6 +258,7 @@ def check(config: GrowConfig) -> None:
     from ligo.operators.config import check as check_operator
     from ligo.tracking.config import check as check_tracking
     from ligo.training.config import check as check_training
+    from ligo.training.config import check_moments
 
     for stage in config.stages:
         if stage not in STAGES:
@@ -292,6 +293,7 @@ def check(config: GrowConfig) -> None:
             "small.optimizer_state names Adam moments, and operator.optimizer_state=reset leaves them out.\n"
             "  Try: operator.optimizer_state=grow, or leave small.optimizer_state out"
         )
+    check_moments(config.train, config.operator.optimizer_state)
     check_between("data.sequence_length", config.data.sequence_length, 1)
     check_between("data.validation_tokens", config.data.validation_tokens, config.data.sequence_length)
     check_between("write.shard_bytes", config.write.shard_bytes, 1)
@@ -332,11 +334,13 @@ def check_training_fits(config: GrowConfig) -> None:
         ConfigError: the numbers, and the nearest that fit.
     """
     from ligo.core.distributed import world_size
+    from ligo.training.compute import check_fits
     from ligo.training.config import batch_shape, check_deepspeed_keys
 
     arms = [config.train, scratch_training(config)] if TRAINING_STAGES & set(config.stages) else []
     for arm in [*arms, *([small_training(config)] if config.small.shape else [])]:
         batch_shape(arm, config.data.sequence_length, world_size())
+        check_fits(arm, config.deepspeed)
         if arm.engine == "deepspeed":
             check_deepspeed_keys(config.deepspeed)
         elif world_size() > 1:
@@ -349,12 +353,12 @@ def check_training_fits(config: GrowConfig) -> None:
 def scratch_training(config: GrowConfig) -> TrainConfig:
     """The scratch arm's training: `train` with `scratch`'s own values."""
     own = {key: value for key, value in vars(config.scratch).items() if value is not None}
-    return replace(config.train, **own)
+    return replace(config.train, rewarm_steps=0, **own)
 
 
 def small_training(config: GrowConfig) -> TrainConfig:
     """The training of a small model that does not exist yet."""
-    return replace(config.train, **vars(config.small.train))
+    return replace(config.train, rewarm_steps=0, **vars(config.small.train))
 
 
 def wanted_dims(target: TargetConfig) -> dict[str, int | None]:

@@ -115,6 +115,7 @@ def check_inputs(folder: Path, config: GrowConfig, run: Run, announced: str | No
     from ligo.core import distributed
     from ligo.core.files import unfinished_bytes
     from ligo.families.stock import expected_shapes
+    from ligo.training.dropping import check_dropping
     from ligo.training.objectives import make_objective
 
     checkpoint, plan = open_small(folder, config)
@@ -122,6 +123,7 @@ def check_inputs(folder: Path, config: GrowConfig, run: Run, announced: str | No
         say(text)
     objective = make_objective(plan.small, checkpoint.tokenizer, trains=needs_objective(config))
     checkpoint.expect(expected_shapes(plan.small))
+    check_dropping(config.train, plan.target)
     moment_bytes = 0
     if config.operator.optimizer_state != "reset":
         open_optimizer_state(folder, config.small.optimizer_state, plan.small)

@@ -21,7 +21,7 @@ from ligo.data.sources import documents
 from ligo.families.base import Family, family_of
 from ligo.families.fresh import fresh_config
 from ligo.tracking.base import Tracker
-from ligo.training.config import TrainConfig, batch_shape
+from ligo.training.config import TrainConfig, batch_shape, keeps_moments
 from ligo.training.loop import Progress
 
 
@@ -52,6 +52,7 @@ def train_small(config: GrowConfig, run: Run, digest: str, tracker: Tracker) -> 
     folder = run.folder / "small"
     if (folder / "ligo.json").is_file():
         return folder
+    from ligo.training.dropping import flops_share
     from ligo.training.engine import make_engine
     from ligo.training.loop import train
     from ligo.training.models import fresh_model
@@ -78,17 +79,20 @@ def train_small(config: GrowConfig, run: Run, digest: str, tracker: Tracker) -> 
         validation=validation_batches(corpus, length, 32, config.data.validation_tokens),
         config=training,
         flops_per_token=model_flops(family, length).training,
+        flops_share=flops_share(training, family, length),
         tracker=tracker,
         checkpoints=run.checkpoints("small"),
         config_hash=digest,
     )
-    weights, (step, moments) = engine.weights(), engine.moments()
+    weights = engine.weights()
+    moments = engine.moments() if keeps_moments(training) else None
     engine.close()
     with distributed.others_wait() as alone:
         if alone:
             with folder_aside(folder) as aside:
                 write_weights(aside, weights.items())
-                write_moments(aside / OPTIMIZER_FILE, family, step, moments)
+                if moments is not None:
+                    write_moments(aside / OPTIMIZER_FILE, family, *moments)
                 if tokenizer is not None:
                     tokenizer.save_pretrained(aside)
                 write_json(aside / "config.json", model_config)

@@ -290,12 +290,16 @@ class GrowthRun:
 
         It goes on with its own moments where the grown model begins with grown ones.
         """
+        from ligo.training.dropping import training_flops
+
         length = self.config.data.sequence_length
         small, target = (
-            model_flops(family, length).training for family in (self.plan.small, self.plan.target)
+            training_flops(self.config.train, family, length)
+            for family in (self.plan.small, self.plan.target)
         )
-        spent = operator_flops(self.run) + self.config.train.max_tokens * target
-        training = replace(self.config.train, max_tokens=round(spent / small))
+        times = (operator_flops(self.run) + target) / small
+        tokens = round(times * self.config.train.max_tokens)
+        training = replace(self.config.train, max_tokens=tokens, rewarm_steps=0)
 
         def model() -> Any:
             from ligo.training.models import pretrained_model
@@ -310,6 +314,7 @@ class GrowthRun:
         self, stage: str, arm: str, model: Any, training: TrainConfig, *, family: Family | None = None,
         state: OptimizerState | None = None, keep: bool = False,
     ) -> None:  # fmt: skip
+        from ligo.training.dropping import flops_share
         from ligo.training.engine import make_engine
         from ligo.training.loop import train
         from ligo.training.moments import load_moments
@@ -320,7 +325,7 @@ class GrowthRun:
         batches = Batches(self.corpus, length, shape.windows, self.config.seed)
         if state is not None:  # an arm that goes on from a checkpoint takes the moments in there instead
             first = rank_slice(batches[0], distributed.rank(), distributed.world_size())
-            load_moments(engine, family, state, first)
+            load_moments(engine, family, state, first, self._new() if training.rewarm_steps else None)
         done = train(
             engine,
             arm=arm,
@@ -328,6 +333,7 @@ class GrowthRun:
             validation=self._validation,
             config=training,
             flops_per_token=model_flops(family, length).training,
+            flops_share=flops_share(training, family, length),
             tracker=self._tracker,
             checkpoints=self.run.checkpoints(arm),
             config_hash=self._config_hash,
@@ -340,6 +346,12 @@ class GrowthRun:
                 result.update(asdict(done), peak_lr=training.lr, schedule=training.schedule)
                 shutil.rmtree(self.run.checkpoints(arm), ignore_errors=True)  # only for going on
                 say(f"trained {arm}: validation loss {done.loss:.4f} after {in_flops(done.flops)}")
+
+    def _new(self) -> dict[str, Tensor]:
+        """The elements of the grown model's tensors that are new."""
+        from ligo.growth.coordinates import is_new, read_new_coordinates
+
+        return {name: is_new(axes) for name, axes in read_new_coordinates(self.run.new_coordinates).items()}
 
     def _keep_trained(self, weights: dict[str, Tensor], tokens: int, loss: float) -> None:
         with distributed.others_wait() as main:

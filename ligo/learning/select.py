@@ -19,9 +19,10 @@ from ligo.core.log import progress
 from ligo.families.stock import as_running, fresh_model
 from ligo.growth.execute import ReadTensor, grow_tensors
 from ligo.growth.plan import GrowthPlan
-from ligo.training.config import TrainConfig, batch_shape, learning_rate
+from ligo.training.config import TrainConfig, batch_shape
 from ligo.training.engine import TorchEngine
 from ligo.training.objectives import Objective
+from ligo.training.schedule import learning_rate
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,7 @@
-"""The options of training, and the learning rate as a pure function of the step."""
+"""The options of training, and what cannot be."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,10 @@ from ligo.core.errors import ConfigError, nearest
 SCHEDULES = ("cosine", "wsd", "constant")
 ENGINES = ("deepspeed", "torch")
 PRECISIONS = ("fp32", "bf16")
+OPTIMIZERS = ("adamw", "muon", "adamw8bit", "paged_adamw8bit")
+DECAYS = ("linear", "sqrt")
+ATTENTIONS = ("sdpa", "eager", "flash_attention_2")
+CHECKPOINTING = ("none", "full")
 
 
 @dataclass(kw_only=True)
@@ -28,13 +31,22 @@ class TrainConfig:
     lr: float = 1e-3
     """Peak learning rate."""
     schedule: str = "cosine"
-    """cosine, wsd (warm-up, stable, linear decay) or constant."""
+    """cosine, wsd (warm-up, stable, decay) or constant."""
     warmup_fraction: float = 0.05
     """Part of the steps spent warming up."""
     decay_fraction: float = 0.25
     """wsd: part of the steps spent decaying."""
+    decay_shape: str = "linear"
+    """wsd: linear, or sqrt (1 - sqrt of the part of the decay that is done; Haegele et al. 2024, arXiv 2405.18392)."""
     final_lr_ratio: float = 0.0
     """Last learning rate as a part of the peak."""
+    optimizer: str = "adamw"
+    """adamw; muon (hidden matrices by Muon, all else by AdamW); adamw8bit or paged_adamw8bit (bitsandbytes)."""
+    muon_lr_factor: float = 1.0
+    """muon: its rate as a multiple of lr. Its updates have the root mean square of AdamW's, so 1 fits a tuned lr."""
+    rewarm_steps: int = 0
+    """After growth: steps over which the rate of new coordinates rises anew, their Adam beginning at step 0, while
+    old ones go on. Needs operator.optimizer_state=keep_old. 0: new coordinates are treated as old ones."""
     weight_decay: float = 0.1
     """On matrices only; norms and biases are not decayed."""
     beta1: float = 0.9
@@ -51,6 +63,18 @@ class TrainConfig:
     """deepspeed, or torch (one process)."""
     precision: str = "fp32"
     """fp32 or bf16 (the optimiser's copy of the weights stays in fp32)."""
+    activation_checkpointing: str = "none"
+    """none, or full: activations inside each layer are made again in the backward pass, for a third more compute."""
+    attention: str = "sdpa"
+    """sdpa, eager, or flash_attention_2 (package flash_attn, a GPU, bf16)."""
+    liger: bool = False
+    """Liger's Triton kernels for norms, rotary embeddings and feed-forward blocks (package liger_kernel, a GPU)."""
+    compile: bool = False
+    """torch.compile."""
+    layer_drop: float = 0.0
+    """Probability at which training drops the last layer in the end, earlier ones less (progressive layer dropping)."""
+    token_drop: float = 0.0
+    """Part of the tokens that the layers between first and last pass over in training (random-LTD)."""
 
 
 @dataclass(frozen=True)
@@ -66,31 +90,78 @@ class BatchShape:
         return self.windows_per_rank // self.micro_batches
 
 
+_CHOICES = {
+    "schedule": SCHEDULES,
+    "decay_shape": DECAYS,
+    "optimizer": OPTIMIZERS,
+    "engine": ENGINES,
+    "precision": PRECISIONS,
+    "attention": ATTENTIONS,
+    "activation_checkpointing": CHECKPOINTING,
+}
+
+
 def check(config: TrainConfig, section: str) -> None:
     """Refuse values that are no choice.
 
     Raises:
-        ConfigError: an unknown schedule, engine or precision, or a rate or budget that is not positive.
+        ConfigError: a word that is none of the options, or a number outside its range.
     """
-    for key, options in (("schedule", SCHEDULES), ("engine", ENGINES), ("precision", PRECISIONS)):
+    for key, options in _CHOICES.items():
         value = getattr(config, key)
         if value not in options:
             raise ConfigError(
                 f"{section}.{key}={value} is not one of {', '.join(options)}.\n"
                 f"  Try: {section}.{key}={nearest(value, options) or options[0]}"
             )
-    for key in ("max_tokens", "batch_tokens", "lr", "evaluate_every", "save_every", "decay_fraction"):
+    for key in ("max_tokens", "batch_tokens", "lr", "evaluate_every", "save_every", "decay_fraction",
+                "muon_lr_factor"):  # fmt: skip
         check_between(f"{section}.{key}", getattr(config, key), 0, above=True)
     for key in ("warmup_fraction", "decay_fraction", "final_lr_ratio"):
         check_between(f"{section}.{key}", getattr(config, key), 0, 1)
+    for key in ("layer_drop", "token_drop"):
+        check_between(f"{section}.{key}", getattr(config, key), 0, 0.9)
     for key in ("beta1", "beta2"):
         check_between(f"{section}.{key}", getattr(config, key), 0, 1 - 1e-12)
-    for key in ("weight_decay", "clip"):
+    for key in ("weight_decay", "clip", "rewarm_steps"):
         check_between(f"{section}.{key}", getattr(config, key), 0)
     if config.max_tokens < config.batch_tokens:
         raise ConfigError(
             f"{section}.max_tokens={config.max_tokens} is less than one step of {section}.batch_tokens="
             f"{config.batch_tokens}.\n  Try: {section}.max_tokens={100 * config.batch_tokens}"
+        )
+    if config.rewarm_steps and config.optimizer != "adamw":
+        raise ConfigError(
+            f"{section}.rewarm_steps={config.rewarm_steps} is a way of AdamW, and {section}.optimizer={config.optimizer}.\n"
+            f"  Try: {section}.optimizer=adamw, or {section}.rewarm_steps=0"
+        )
+
+
+def keeps_moments(config: TrainConfig) -> bool:
+    """Whether the optimiser keeps Adam's moments of every parameter in float32."""
+    return config.optimizer == "adamw"
+
+
+def check_moments(config: TrainConfig, optimizer_state: str) -> None:
+    """Refuse what cannot be done with the small run's Adam moments.
+
+    Args:
+        optimizer_state: `operator.optimizer_state`.
+
+    Raises:
+        ConfigError: `train.optimizer` has no such moments, or there is nothing to tell new coordinates from old ones by.
+    """
+    if not keeps_moments(config) and optimizer_state != "reset":
+        raise ConfigError(
+            f"operator.optimizer_state={optimizer_state} begins with Adam's moments in float32, which "
+            f"train.optimizer={config.optimizer} does not keep.\n"
+            "  Try: operator.optimizer_state=reset, or train.optimizer=adamw"
+        )
+    if config.rewarm_steps and optimizer_state != "keep_old":
+        raise ConfigError(
+            f"train.rewarm_steps={config.rewarm_steps} lets new coordinates begin anew beside old ones that keep "
+            f"their moments, and operator.optimizer_state={optimizer_state} treats both alike.\n"
+            "  Try: operator.optimizer_state=keep_old"
         )
 
 
@@ -115,29 +186,6 @@ def batch_shape(config: TrainConfig, sequence_length: int, world_size: int) -> B
             f"{sequence_length} tokens that each rank has per step.\n  Try: train.micro_batch_tokens={sequence_length}"
         )
     return BatchShape(windows, per_rank, per_rank // micro)
-
-
-def num_steps(config: TrainConfig) -> int:
-    """Optimiser steps of the token budget."""
-    return config.max_tokens // config.batch_tokens
-
-
-def learning_rate(config: TrainConfig, step: int) -> float:
-    """The rate of a step, 0-based; a pure function, so that resuming needs no state."""
-    total = num_steps(config)
-    warmup = round(config.warmup_fraction * total)
-    if step < warmup:
-        return config.lr * (step + 1) / warmup
-    if config.schedule == "constant":
-        return config.lr
-    if config.schedule == "wsd":
-        decay = max(1, round(config.decay_fraction * total))
-        left = min(1.0, (total - step) / decay)
-        return config.lr * (config.final_lr_ratio + (1 - config.final_lr_ratio) * left)
-    done = (step - warmup) / max(1, total - warmup)
-    return config.lr * (
-        config.final_lr_ratio + (1 - config.final_lr_ratio) * 0.5 * (1 + math.cos(math.pi * done))
-    )
 
 
 # What ligo derives from its own options; DeepSpeed's other keys pass through as they are.

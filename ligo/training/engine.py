@@ -20,8 +20,10 @@ from ligo.core import distributed
 from ligo.core.errors import ConfigError, require
 from ligo.core.libraries import quiet_libraries
 from ligo.families.stock import as_on_disk
+from ligo.training.compute import set_up
 from ligo.training.config import BatchShape, TrainConfig, check_deepspeed_keys
 from ligo.training.objectives import Objective
+from ligo.training.optim import make_optimizer, set_rate
 
 Moments = Mapping[str, tuple[Tensor, Tensor]]
 """Name of a parameter in the running model -> its exp_avg and exp_avg_sq, in its full shape."""
@@ -53,28 +55,14 @@ class Engine(Protocol):
         """Steps taken, and Adam's moments in full on the CPU (rank 0; empty elsewhere); every rank calls it."""
         ...
 
-    def load_moments(self, step: int, moments: Moments, windows: np.ndarray) -> None:
-        """Begin as if after `step` steps with these moments; `windows`: of this rank's first step. Every rank
-        calls it."""
+    def load_moments(
+        self, step: int, moments: Moments, windows: np.ndarray, new: Mapping[str, Tensor] | None = None
+    ) -> None:
+        """Begin as if after `step` steps with these moments; `windows`: of this rank's first step; `new`: for
+        `RewarmingAdamW`, which coordinates of each parameter are new. Every rank calls it."""
         ...
 
     def close(self) -> None: ...
-
-
-def make_optimizer(module: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW with weight decay on matrices only."""
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    # under ZeRO-3 a partitioned parameter has no shape of its own; DeepSpeed keeps the full one beside it
-    dimensions = [len(getattr(p, "ds_shape", p.shape)) for p in parameters]
-    matrices = [p for p, d in zip(parameters, dimensions, strict=True) if d >= 2]
-    others = [p for p, d in zip(parameters, dimensions, strict=True) if d < 2]
-    groups = [
-        {"params": matrices, "weight_decay": config.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]], lr=config.lr, betas=(config.beta1, config.beta2)
-    )
 
 
 def micro_batches(windows: np.ndarray, shape: BatchShape, device: torch.device) -> Iterator[Tensor]:
@@ -101,8 +89,7 @@ class TorchEngine:
             loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
         norm = nn.utils.clip_grad_norm_(self.module.parameters(), self._config.clip or float("inf"))
-        for group in self._optimizer.param_groups:
-            group["lr"] = lr
+        set_rate(self._optimizer, lr)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         return total, float(norm)
@@ -126,11 +113,16 @@ class TorchEngine:
         found = {name: _moments_in(state, p) for name, p in self.module.named_parameters()}
         return _steps_in(state), found
 
-    def load_moments(self, step: int, moments: Moments, windows: np.ndarray) -> None:
+    def load_moments(
+        self, step: int, moments: Moments, windows: np.ndarray, new: Mapping[str, Tensor] | None = None
+    ) -> None:
         for name, parameter in self.module.named_parameters():
             first, second = (moment.to(self.device, copy=True) for moment in moments[name])
-            steps = torch.tensor(float(step))
-            self._optimizer.state[parameter] = {"step": steps, "exp_avg": first, "exp_avg_sq": second}
+            steps = torch.tensor(float(step), device=self.device)
+            state = {"step": steps, "exp_avg": first, "exp_avg_sq": second}
+            if new is not None:
+                state |= {"new": new[name].to(self.device, torch.uint8), "born": steps.clone()}
+            self._optimizer.state[parameter] = state
 
     def close(self) -> None:
         pass
@@ -217,8 +209,7 @@ class DeepSpeedEngine:
         self.objective, self._shape = objective, shape
 
     def step(self, windows: np.ndarray, lr: float) -> tuple[float, float | None]:
-        for group in self._optimizer.param_groups:
-            group["lr"] = lr
+        set_rate(self._optimizer, lr)
         total = 0.0
         for part in micro_batches(windows, self._shape, self.device):
             loss = self.objective.loss(self._engine, part)
@@ -261,18 +252,25 @@ class DeepSpeedEngine:
                 found[name] = pair
         return _steps_in(self._optimizer.state), found
 
-    def load_moments(self, step: int, moments: Moments, windows: np.ndarray) -> None:
+    def load_moments(
+        self, step: int, moments: Moments, windows: np.ndarray, new: Mapping[str, Tensor] | None = None
+    ) -> None:
         self.step(windows, lr=0.0)  # changes no weight; before its first step DeepSpeed has no moments to set
         self._link_states()
         masters = self._masters()
         for name, parameter in self.module.named_parameters():
-            for key, moment in zip(("exp_avg", "exp_avg_sq"), moments[name], strict=True):
+            tensors = dict(zip(("exp_avg", "exp_avg_sq"), moments[name], strict=True))
+            if new is not None:
+                tensors["new"] = new[name].to(torch.uint8)
+            for key, tensor in tensors.items():
                 if masters:
-                    self._optimizer.state[masters[parameter]][key].copy_(moment)
+                    self._optimizer.state[masters[parameter]][key].copy_(tensor)
                 else:
-                    _set_moment(parameter, moment.to(self.device), key)
+                    _set_moment(parameter, tensor.to(self.device), key)
         for state in self._optimizer.state.values():
             state["step"].fill_(step)
+            if new is not None:
+                state["born"].fill_(step)
 
     def _link_states(self) -> None:
         """Under ZeRO-1 and 2, show every parameter where its moments are in the flat ones. DeepSpeed does so once,
@@ -318,6 +316,7 @@ def make_engine(
     deepspeed: Mapping[str, Any],
 ) -> Engine:
     """The engine that `train.engine` names, its model in training mode."""
+    set_up(module, config, objective.family)
     module.train()  # `from_pretrained` leaves dropout off
     if config.engine == "torch":
         return TorchEngine(module, objective, config, shape)

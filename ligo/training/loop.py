@@ -23,9 +23,11 @@ from ligo.core.errors import EXIT_INTERRUPTED, EXIT_PREEMPTED, Interrupted, Nume
 from ligo.core.log import progress
 from ligo.data.loader import rank_slice
 from ligo.tracking.base import Tracker
-from ligo.training.config import TrainConfig, learning_rate, num_steps
+from ligo.training.config import TrainConfig
+from ligo.training.dropping import start_step
 from ligo.training.engine import Engine
 from ligo.training.resume import load_latest, save_checkpoint
+from ligo.training.schedule import learning_rate, num_steps
 
 _SECTIONS = {
     "scratch": "scratch",
@@ -59,6 +61,7 @@ def train(
     validation: list[np.ndarray],
     config: TrainConfig,
     flops_per_token: float,
+    flops_share: Callable[[int], float] = lambda step: 1.0,
     tracker: Tracker,
     checkpoints: Path,
     config_hash: str,
@@ -67,6 +70,7 @@ def train(
 
     Args:
         flops_per_token: forward and backward.
+        flops_share: the part of it that a step costs, where steps leave something out.
         checkpoints: folder of this arm's checkpoints.
 
     Raises:
@@ -99,13 +103,14 @@ def train(
             lr = learning_rate(config, state.step)
             # dropout, where a model has any, is drawn from the step as well
             torch.manual_seed(state.step * distributed.world_size() + distributed.rank())
+            start_step(engine.module, state.step)
             loss, norm = engine.step(
                 rank_slice(batches[state.step], distributed.rank(), distributed.world_size()), lr
             )
             state.wall_s += time.monotonic() - started
-            state.step += 1
+            state.flops += config.batch_tokens * flops_per_token * flops_share(state.step)
             state.tokens += config.batch_tokens
-            state.flops += config.batch_tokens * flops_per_token
+            state.step += 1
             if not math.isfinite(loss):
                 raise NumericsError(
                     f"the loss of {arm} is {loss} at step {state.step} (learning rate {lr:.2g}).\n"

@@ -1,7 +1,7 @@
 """Adam's moments of a training arm: onto the disk when a small run ends, into the engine before a grown one begins.
 
-The step count comes along, so that what is kept is not corrected for a bias that it no longer has. Moments that
-start at zero are then not corrected either: with decays b1, b2 the first updates of such an element are
+The step count comes along, so that what is kept is not corrected for a bias that it no longer has. Without
+`train.rewarm_steps`, moments that start at zero are then not corrected either: with decays b1, b2 the first updates of such an element are
 (1 - b1^k) / sqrt(1 - b2^k) of usual ones: 0.45 in the first step and 1.1 at most with 0.9 and 0.95, but up to
 6.6 times as large with 0.9 and 0.999.
 """
@@ -38,16 +38,24 @@ def write_moments(
     write_optimizer_file(file, step, shapes, ((name, first[name], second[name]) for name in shapes))
 
 
-def load_moments(engine: Engine, family: Family, state: OptimizerState, windows: np.ndarray) -> None:
+def load_moments(
+    engine: Engine,
+    family: Family,
+    state: OptimizerState,
+    windows: np.ndarray,
+    new: Mapping[str, Tensor] | None = None,
+) -> None:
     """Put moments into an engine that has not taken a step; every rank calls it.
 
     Args:
         family: of the model that the engine trains.
         windows: of the rank's first step.
+        new: with `train.rewarm_steps`, the elements that are new of each tensor on disk, as bool in its shape.
     """
     model = skeleton(family)
     first, second = (
         as_running(model, {n: state.read(n, moment).to(torch.float32) for n in expected_shapes(family)})
         for moment in MOMENTS
     )
-    engine.load_moments(state.step, {name: (first[name], second[name]) for name in first}, windows)
+    moments = {name: (first[name], second[name]) for name in first}
+    engine.load_moments(state.step, moments, windows, None if new is None else as_running(model, new))

@@ -17,8 +17,9 @@ from ligo.core import distributed
 from ligo.core.errors import ConfigError, Interrupted, NumericsError
 from ligo.families.fresh import fresh_config
 from ligo.tracking.jsonl import JsonlTracker
-from ligo.training.config import BatchShape, TrainConfig, batch_shape, check, learning_rate, num_steps
+from ligo.training.config import BatchShape, TrainConfig, batch_shape, check
 from ligo.training.engine import deepspeed_config
+from ligo.training.schedule import learning_rate, num_steps
 from tests.conftest import REPO
 from tests.training.arms import CONFIG, records, run_arm
 

@@ -20,8 +20,8 @@ from ligo.growth.plan import GrowthPlan
 from ligo.growth.verify import comparable, load_stock, outputs
 from ligo.plan import known_config, make_plan
 from ligo.training.config import TrainConfig
-from ligo.training.engine import make_optimizer
 from ligo.training.objectives import Objective, make_objective
+from ligo.training.optim import make_optimizer
 from tests.growing import EXACT_FLOAT32, load_from_disk_names, with_fresh_head
 
 LENGTH = 64  # short windows and few steps, so that the tests take seconds

@@ -25,9 +25,10 @@ from ligo.growth.execute import grow_tensors
 from ligo.growth.plan import GrowthPlan
 from ligo.growth.verify import load_stock, outputs
 from ligo.plan import make_plan
-from ligo.training.config import TrainConfig, num_steps
-from ligo.training.engine import make_optimizer
+from ligo.training.config import TrainConfig
 from ligo.training.objectives import Objective, make_objective
+from ligo.training.optim import make_optimizer
+from ligo.training.schedule import num_steps
 from tests.growing import EXACT_FLOAT32, load_from_disk_names
 
 ZOO = Path(ligo.__file__).parent / "zoo"
