@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ligo.core.errors import ConfigError, nearest
-from ligo.data.sources import DataConfig
+from ligo.data.config import DataConfig
 from ligo.operators.config import OperatorConfig
 from ligo.tracking.config import TrackingConfig
 from ligo.training.config import TrainConfig
@@ -187,7 +187,7 @@ _PATHS = (
     ".package_file",
     "small.optimizer_state",
 )
-_FREE = ("deepspeed.", "small.model.", "small.shape.")
+_FREE = ("data.sources.", "deepspeed.", "small.model.", "small.shape.")
 
 
 def conf_dir() -> Path:
@@ -255,6 +255,7 @@ def check(config: GrowConfig) -> None:
         ConfigError: the value, why it cannot be, and what to type instead.
     """
     from ligo.core.checks import check_between
+    from ligo.data.config import check as check_data
     from ligo.operators.config import check as check_operator
     from ligo.tracking.config import check as check_tracking
     from ligo.training.config import check as check_training
@@ -286,6 +287,7 @@ def check(config: GrowConfig) -> None:
     for key, size in vars(config.target).items():
         if size is not None and key in _TARGET_SIZES:
             check_between(f"target.{key}", size, 1, _TARGET_SIZES[key])
+    check_data(config.data)
     check_operator(config.operator)
     check_tracking(config.tracking)
     if config.small.optimizer_state is not None and config.operator.optimizer_state == "reset":

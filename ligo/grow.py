@@ -121,7 +121,9 @@ def check_inputs(folder: Path, config: GrowConfig, run: Run, announced: str | No
     checkpoint, plan = open_small(folder, config)
     if (text := plan_text(config, plan)) != announced:
         say(text)
-    objective = make_objective(plan.small, checkpoint.tokenizer, trains=needs_objective(config))
+    objective = make_objective(
+        plan.small, checkpoint.tokenizer, trains=needs_objective(config), attend=config.data.attend
+    )
     checkpoint.expect(expected_shapes(plan.small))
     check_dropping(config.train, plan.target)
     moment_bytes = 0
@@ -146,7 +148,9 @@ def grow_checkpoint(folder: Path, config: GrowConfig, run: Run, digest: str, tra
 
     checkpoint, plan = open_small(folder, config)
     check_coverage(plan.target)
-    objective = make_objective(plan.small, checkpoint.tokenizer, trains=needs_objective(config))
+    objective = make_objective(
+        plan.small, checkpoint.tokenizer, trains=needs_objective(config), attend=config.data.attend
+    )
     corpus = objective.prepare(config.data)
     if distributed.is_main():
         run.check_same_inputs({"small": checkpoint.fingerprint(), "text": corpus.fingerprint})

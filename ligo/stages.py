@@ -31,9 +31,7 @@ from ligo.core.files import folder_aside, folder_resumed, write_json
 from ligo.core.log import say
 from ligo.core.run import Run
 from ligo.core.units import flops as in_flops
-from ligo.data.images import Images
-from ligo.data.loader import Batches, rank_slice, validation_batches
-from ligo.data.tokenize import Corpus
+from ligo.data.loader import Batches, Data, rank_slice, validation_batches
 from ligo.families.base import Family
 from ligo.families.stock import expected_shapes
 from ligo.growth.plan import GrowthPlan
@@ -57,7 +55,7 @@ class GrowthRun:
 
     def __init__(
         self, config: GrowConfig, run: Run, config_hash: str, small: Checkpoint, plan: GrowthPlan,
-        corpus: Corpus | Images, tracker: Tracker,
+        corpus: Data, tracker: Tracker,
     ) -> None:  # fmt: skip
         self.config, self.run, self.small, self.plan, self.corpus = config, run, small, plan, corpus
         self._config_hash, self._tracker = config_hash, tracker
@@ -367,7 +365,12 @@ class GrowthRun:
     def _objective(self) -> Objective:
         from ligo.training.objectives import make_objective
 
-        return make_objective(self.plan.small, self.small.tokenizer, trains=needs_objective(self.config))
+        return make_objective(
+            self.plan.small,
+            self.small.tokenizer,
+            trains=needs_objective(self.config),
+            attend=self.config.data.attend,
+        )
 
     @cached_property
     def _validation(self) -> list[Any]:

@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from ligo.core.errors import ConfigError, DataError
-from ligo.data.sources import DataConfig, local_path
-from ligo.data.tokenize import SPLIT_SEED
+from ligo.data.config import DataConfig
+from ligo.data.sources import local_path
+from ligo.data.split import SPLIT_SEED
 
 SUFFIXES = (".npz", ".csv", ".csv.gz")
 

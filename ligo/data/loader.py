@@ -1,26 +1,39 @@
 """From tokens to batches. The whole way of the data, told once:
 
-    stage               what comes out                                    state
-    sources.documents   documents, str                                    none: always the same order
-    tokenize.prepare    Corpus: two streams of token ids, uint [tokens]   the cache folder
-    Batches[step]       int64 [batch_size, sequence_length + 1]           none: a function of (seed, step)
-    rank_slice          int64 [batch_size / ranks, sequence_length + 1]   none
+    stage                 what comes out                                      state
+    sources.documents     documents, str                                      none: always the same order
+    tokenize.prepare      Corpus: two streams of token ids in shards          the cache folder
+    mixture.prepare_text  one Corpus, or a Mixture of several with weights    none
+    Batches[step]         int64 [batch_size, sequence_length + 1]             none: a function of (seed, step)
+    Prefetched[step]      the same, made while the step before is taken       none that matters
+    rank_slice            int64 [batch_size / ranks, sequence_length + 1]     none
 
-The training stream is cut into windows of `sequence_length` inputs; a window has one token more, the label of
-its last input, which is also the first input of the next window. Every epoch visits each window once, in an
-order of its own drawn from (seed, epoch). So the position in the data is the step, and nothing else has to be
-saved to resume; a run on other ranks sees the same batches.
+The training stream of a corpus is cut into windows of `sequence_length` inputs; a window has one token more, the
+label of its last input, which is also the first input of the next window. The sources of a mixture take turns by
+their weights. Every epoch of a source visits each of its windows once, in an order of its own that follows from
+(seed, source, epoch). So the position in the data is the step, and nothing else has to be saved to resume; a run on
+other ranks sees the same batches.
 
 Labelled images (`images.Images`, int64 [batch_size, pixels + 1]) go the same way: an image is a window.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+
 import numpy as np
 
-from ligo.core.errors import ConfigError
+from ligo.core.errors import ConfigError, DataError
+from ligo.core.log import say
+from ligo.data.config import DataConfig
+from ligo.data.corpus import Corpus
 from ligo.data.images import Images
-from ligo.data.tokenize import Corpus
+from ligo.data.mixture import Mixture
+from ligo.data.order import Schedule, shuffled
+
+Data = Corpus | Images | Mixture
+"""What batches are drawn from."""
 
 
 class Batches:
@@ -30,65 +43,130 @@ class Batches:
     hold the end of one epoch and the beginning of the next. Tokens after the last whole window are left out.
 
     Raises:
-        DataError: the corpus is shorter than one window.
+        DataError: a corpus is shorter than one window.
     """
 
-    def __init__(self, corpus: Corpus | Images, sequence_length: int, batch_size: int, seed: int) -> None:
-        corpus.check_length(sequence_length)
-        self._corpus, self._length = corpus, sequence_length
-        self._batch_size, self._seed = batch_size, seed
-        self.num_windows = corpus.num_windows("train", sequence_length)
-        """Windows per epoch."""
-        self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
+    def __init__(self, data: Data, sequence_length: int, batch_size: int, seed: int) -> None:
+        data.check_length(sequence_length)
+        sources, weights = _sources(data)
+        self._sources, self._schedule = sources, Schedule(weights)
+        self._length, self._batch_size, self._seed = sequence_length, batch_size, seed
+        self.source_names = list(sources)
+        self.num_windows = {
+            name: part.num_windows("train", sequence_length) for name, part in sources.items()
+        }
+        """Windows per epoch of each source."""
 
     def __getitem__(self, step: int) -> np.ndarray:
+        drawn_from, index = self._schedule.at(self._positions(step))
+        batch: np.ndarray | None = None
+        for number, (name, source) in enumerate(self._sources.items()):
+            rows = np.flatnonzero(drawn_from == number)
+            if len(rows) == 0:
+                continue
+            count = self.num_windows[name]
+            epochs, place = np.divmod(index[rows], count)
+            numbers = shuffled(place, count, seed=self._seed, source=number, epochs=epochs)
+            windows = source.windows("train", numbers, self._length)
+            if batch is None:
+                batch = np.empty((self._batch_size, windows.shape[1]), dtype=np.int64)
+            batch[rows] = windows
+        assert batch is not None, "a batch has windows"
+        return batch
+
+    def sources(self, step: int) -> np.ndarray:
+        """The source of each window of a batch, as its place in `source_names`: int64 [batch_size]."""
+        return self._schedule.at(self._positions(step))[0]
+
+    def epochs(self, step: int) -> dict[str, float]:
+        """How often each source has been gone through before a step."""
+        drawn = self._schedule.counts(step * self._batch_size)
+        return {
+            name: float(count / self.num_windows[name])
+            for name, count in zip(self.source_names, drawn, strict=True)
+        }
+
+    def _positions(self, step: int) -> np.ndarray:
         if step < 0:
             raise IndexError(f"step {step} is negative")
-        first = step * self._batch_size
-        windows = [
-            self._order_of(position // self.num_windows)[position % self.num_windows]
-            for position in range(first, first + self._batch_size)
-        ]
-        return self._corpus.windows("train", np.asarray(windows), self._length)
+        return np.arange(step * self._batch_size, (step + 1) * self._batch_size)
 
-    def _order_of(self, epoch: int) -> np.ndarray:
-        """A permutation of the windows, int64 [num_windows]; the last one asked for is kept."""
-        if epoch != self._epoch:
-            # sorting raw draws, because numpy promises these (not its `permutation`) for all its versions
-            key = np.array([self._seed % 2**64, epoch], dtype=np.uint64)
-            draws = np.random.Philox(key=key).random_raw(self.num_windows)
-            self._epoch, self._order = epoch, np.argsort(draws, kind="stable")
-        return self._order
+
+def _sources(data: Data) -> tuple[Mapping[str, Corpus | Images], Sequence[Fraction]]:
+    """Sources by name, and their weights."""
+    if isinstance(data, Mixture):
+        return data.sources, [data.weights[name] for name in data.sources]
+    return {data.name: data}, [Fraction(1)]
+
+
+def check_budget(data: Data, config: DataConfig, sequence_length: int, num_windows: int) -> None:
+    """Say, before a run of so many windows, how often each source will be gone through, if any is more than once.
+
+    Raises:
+        DataError: a source ends before that, and data.when_exhausted=stop.
+    """
+    batches = Batches(data, sequence_length, 1, 0)
+    epochs = batches.epochs(num_windows)
+    over = {name: times for name, times in epochs.items() if times > 1}
+    if not over:
+        return
+    first = max(over, key=lambda name: over[name])
+    if config.when_exhausted == "stop":
+        raise DataError(
+            f"the data '{first}' ends after {100 / over[first]:.3g} % of the run, which would go through it "
+            f"{over[first]:.3g} times, and data.when_exhausted=stop.\n"
+            f"  Try: train.max_tokens={int(num_windows / over[first]) * sequence_length}, "
+            "or data.when_exhausted=repeat, or more text"
+        )
+    say(
+        "data: "
+        + ", ".join(f"{name} {times:.2f} epochs" for name, times in epochs.items())
+        + f"; {', '.join(over)} will be repeated, in a new order each time"
+    )
 
 
 def validation_batches(
-    corpus: Corpus | Images, sequence_length: int, batch_size: int, max_tokens: int
+    data: Data, sequence_length: int, batch_size: int, max_tokens: int
 ) -> list[np.ndarray]:
-    """The fixed evaluation set: always the same, whatever the seed.
-
-    Its windows do not overlap: no token is predicted twice. When the validation stream is longer than
-    `max_tokens`, they are spread evenly over it.
+    """The fixed evaluation set: always the same, whatever the seed. Of a mixture, that of its sources in turn.
 
     Returns:
-        int64 [<= batch_size, sequence_length + 1] each; only the last has fewer than batch_size windows.
+        int64 [<= batch_size, sequence_length + 1] each.
 
     Raises:
         ConfigError: max_tokens is less than one sequence.
         DataError: the validation stream is shorter than one window.
+    """
+    by_source = validation_by_source(data, sequence_length, batch_size, max_tokens)
+    return [batch for batches in by_source.values() for batch in batches]
+
+
+def validation_by_source(
+    data: Data, sequence_length: int, batch_size: int, max_tokens: int
+) -> dict[str, list[np.ndarray]]:
+    """The same, by the name of the source: of each as many windows as its weight asks for, but one at least.
+
+    Its windows do not overlap: no token is predicted twice. When a validation stream is longer than is needed,
+    they are spread evenly over it. Only the last batch of a source has fewer than batch_size windows.
     """
     if max_tokens < sequence_length:
         raise ConfigError(
             f"data.validation_tokens={max_tokens} is less than one sequence of {sequence_length} tokens.\n"
             f"  Try: data.validation_tokens={256 * sequence_length}"
         )
-    corpus.check_length(sequence_length)
-    available = corpus.num_windows("validation", sequence_length)
-    count = min(available, max_tokens // sequence_length)
-    spread = np.arange(count) * available // count
-    return [
-        corpus.windows("validation", spread[first : first + batch_size], sequence_length)
-        for first in range(0, count, batch_size)
-    ]
+    data.check_length(sequence_length)
+    sources, weights = _sources(data)
+    wanted = Schedule(weights).counts(max_tokens // sequence_length)
+    batches = {}
+    for (name, source), share in zip(sources.items(), wanted, strict=True):
+        available = source.num_windows("validation", sequence_length)
+        count = min(available, max(1, int(share)))
+        spread = np.arange(count) * available // count
+        batches[name] = [
+            source.windows("validation", spread[first : first + batch_size], sequence_length)
+            for first in range(0, count, batch_size)
+        ]
+    return batches
 
 
 def rank_slice(batch: np.ndarray, rank: int, world_size: int) -> np.ndarray:

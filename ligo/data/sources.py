@@ -12,45 +12,16 @@ import json
 import re
 import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from ligo.core.errors import ConfigError, DataError, LigoError, nearest, require
+from ligo.data.config import DataConfig
 
 SUFFIXES = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz", ".parquet")
 _PACKAGE = "package:"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-
-
-@dataclass(kw_only=True)
-class DataConfig:
-    """The text to train on, and how it is cut into sequences."""
-
-    name: str = "custom"
-    """Shown in plans, progress and cards."""
-    path: str | None = None
-    """File or folder of .txt, .jsonl (both also .gz), .parquet; package:NAME/FILE; or a hub id owner/name.
-    Image models: .npz with `images` and `labels`, or .csv with pixels and class in each line."""
-    validation_path: str | None = None
-    """Text to evaluate on, in the same forms. null: hold out a part of `path`."""
-    validation_fraction: float = 0.05
-    """Part of the characters to hold out when there is no validation_path."""
-    text_key: str = "text"
-    """The key or column that holds the text, in .jsonl, .parquet and hub data sets."""
-    group_keys: list[str] = field(default_factory=list)
-    """Consecutive records that agree in these keys form one document, joined by line breaks."""
-    document_separator: str = "<|endoftext|>"
-    """What stands between documents in .txt files."""
-    sequence_length: int = 128
-    """Tokens per sequence."""
-    validation_tokens: int = 32768
-    """Largest size of the fixed evaluation set, in tokens."""
-    extra: str = "data"
-    """The extra of ligo that installs the package of a package: path."""
-    cache_dir: str | None = None
-    """Where tokens are kept, in tokens/. null: $LIGO_CACHE, or ~/.cache/ligo."""
 
 
 def documents(path: str | None, config: DataConfig) -> Iterator[str]:
@@ -63,7 +34,13 @@ def documents(path: str | None, config: DataConfig) -> Iterator[str]:
     """
     files = source_files(path, config)
     assert path is not None
-    streams = (_file_documents(file, config) for file in files) if files else [_hub_documents(path, config)]
+    streams: Iterable[Iterator[str]]
+    if not files:
+        streams = [_hub_documents(path, config)]
+    elif (saved := _saved_by_datasets(local_path(path, config))) is not None:
+        streams = [_join_groups(_saved_records(saved, config), config)]
+    else:
+        streams = (_file_documents(file, config) for file in files)
     return _at_least_one((text for stream in streams for text in stream), path, config)
 
 
@@ -76,6 +53,9 @@ def source_files(path: str | None, config: DataConfig) -> list[Path]:
     """
     local = local_path(path, config)
     assert path is not None
+    saved = _saved_by_datasets(local)
+    if saved is not None:
+        return sorted(saved.glob("*.arrow"))
     if local.is_dir():
         inside = sorted(file for file in local.rglob("*") if file.is_file() and not file.name.startswith("."))
         files = [file for file in inside if file.name.endswith(SUFFIXES)]
@@ -107,7 +87,8 @@ def source_files(path: str | None, config: DataConfig) -> list[Path]:
 
 def _option(path: str, config: DataConfig) -> str:
     """The option that `path` was typed as."""
-    return "data.validation_path" if path == config.validation_path != config.path else "data.path"
+    key = "validation_path" if path == config.validation_path != config.path else "path"
+    return f"{config.section}.{key}"
 
 
 def local_path(path: str | None, config: DataConfig) -> Path:
@@ -119,8 +100,8 @@ def local_path(path: str | None, config: DataConfig) -> Path:
     """
     if not path:
         raise ConfigError(
-            "data.path is not set, so there is nothing to train on.\n"
-            "  Try: data=kjv, or data.path=FILE_OR_FOLDER, for example data.path=texts/train.txt"
+            f"{config.section}.path is not set, so there is nothing to train on.\n"
+            f"  Try: data=kjv, or {config.section}.path=FILE_OR_FOLDER, for example {config.section}.path=texts/train.txt"
         )
     return _in_package(path, config) if path.startswith(_PACKAGE) else Path(path).expanduser()
 
@@ -279,7 +260,7 @@ def _text(where: str, record: dict[str, Any], config: DataConfig) -> str:
         raise DataError(
             f"{where}: '{config.text_key}' is a {type(text).__name__}, not text.\n"
             f"  Keys that hold text: {', '.join(strings) or 'none'}.\n"
-            f"  Try: data.text_key={strings[0] if strings else 'KEY'}"
+            f"  Try: {config.section}.text_key={strings[0] if strings else 'KEY'}"
         )
     return text
 
@@ -292,17 +273,39 @@ def _value(where: str, record: dict[str, Any], key: str, config: DataConfig) -> 
 
 def _missing_key(where: str, key: str, kind: str, there: list[str], config: DataConfig) -> DataError:
     close = nearest(key, there) or "ONE_OF_THESE"
-    option = f"data.text_key={close}" if key == config.text_key else f"data.group_keys=[{close}]"
+    key_option = f"text_key={close}" if key == config.text_key else f"group_keys=[{close}]"
+    option = f"{config.section}.{key_option}"
     return DataError(
         f"{where}: there is no {kind} '{key}'.\n  There: {', '.join(there) or 'nothing'}.\n  Try: {option}"
     )
 
 
-# Hub
+# The library `datasets`: folders that it saved, and the hub
+
+
+def _saved_by_datasets(local: Path) -> Path | None:
+    """The folder that `Dataset.save_to_disk` wrote; of a `DatasetDict`, its train split. None: it is no such folder."""
+    if (local / "dataset_dict.json").is_file():
+        local = local / "train"
+    return local if (local / "state.json").is_file() else None
+
+
+def _saved_records(saved: Path, config: DataConfig) -> Iterator[tuple[str, dict[str, Any]]]:
+    datasets = require("datasets", extra="data", why=f"{config.section}.path={saved}")
+    try:
+        for row, record in enumerate(datasets.load_from_disk(str(saved)), start=1):
+            yield f"{saved}, row {row}", record
+    except LigoError:
+        raise
+    except Exception as error:  # the library fails in many ways
+        raise DataError(
+            f"cannot read {saved} as a data set that was saved to disk: {str(error).splitlines()[0]}.\n"
+            "  Try: save it again, with Dataset.save_to_disk"
+        ) from error
 
 
 def _hub_documents(path: str, config: DataConfig) -> Iterator[str]:
-    """The train split of a hub data set, streamed."""
+    """The train split of a hub data set, streamed; without a network, from the library's own cache."""
     option = _option(path, config)
     datasets = require("datasets", extra="data", why=f"{option}={path} is no local file, and a hub data set")
 

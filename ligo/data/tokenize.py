@@ -1,80 +1,39 @@
-"""Text to two token files, train.npy and validation.npy, made once and memory-mapped ever after.
+"""Text to tokens on disk, made once and memory-mapped ever after; or tokens that are there already.
 
 They lie in a cache folder named by a fingerprint of everything that shapes them: tokenizer, source files,
 options. Tokens mark where a document begins or ends: those that the tokenizer itself puts around a text, if it
-begins texts with BOS (LLaMA) or CLS (BERT), else EOS after it (GPT-2). Documents are streamed twice, first to count characters
-(for the split and the progress bar), then to be tokenised; memory holds a batch of documents at a time.
+begins texts with BOS (LLaMA) or CLS (BERT), else EOS after it (GPT-2). Documents are streamed twice, first to count
+characters (for the split and the progress bar), then to be tokenised; memory holds some batches of documents at a
+time.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
-import shutil
-import socket
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from ligo.core.errors import ConfigError, DataError, ResourceError
-from ligo.core.files import folder_aside, read_json, write_json
-from ligo.core.log import progress
-from ligo.data.sources import DataConfig, documents, source_files
-
-SPLITS = ("train", "validation")
-_FORMAT = 1  # of the cache folder; raise it when the same inputs shall give other tokens
-SPLIT_SEED = 20230302  # fixed: the same text has the same validation set whatever the run's seed
-_FEW_DOCUMENTS = 20  # with fewer, whole documents cannot be held out fairly
-_PIECE_CHARACTERS = 10_000
-_BATCH_CHARACTERS = 1_000_000
-
-
-@dataclass(frozen=True)
-class Corpus:
-    """Tokens of one text, in two streams; each is 1-D, uint16 or uint32, and read from disk when indexed."""
-
-    train: np.ndarray
-    validation: np.ndarray
-    fingerprint: str
-    """Of tokenizer, text and options: equal fingerprints mean equal tokens."""
-    name: str
-    num_documents: int
-    bytes_per_token: float
-    """UTF-8 bytes of validation text per token: nats per token / ln 2 / this = bits per byte."""
-
-    def num_windows(self, split: str, length: int) -> int:
-        """Whole windows in a split."""
-        return (len(getattr(self, split)) - 1) // length
-
-    def windows(self, split: str, numbers: np.ndarray, length: int) -> np.ndarray:
-        """Windows by number: int64 [len(numbers), length + 1]."""
-        starts = numbers * length
-        return getattr(self, split)[starts[:, None] + np.arange(length + 1)].astype(np.int64)
-
-    def check_length(self, sequence_length: int) -> None:
-        """Check that either stream fills a sequence and the label of its last token.
-
-        Raises:
-            DataError: one does not.
-        """
-        for split, tokens in zip(SPLITS, (self.train, self.validation), strict=True):
-            if len(tokens) < sequence_length + 1:
-                more = "" if split == "train" else ", data.validation_fraction=0.2"
-                raise DataError(
-                    f"too little {split} text in data '{self.name}': {len(tokens)} tokens, but one sequence "
-                    f"needs {sequence_length + 1} (data.sequence_length={sequence_length}, and one label).\n"
-                    f"  Try: more text, data.sequence_length={max(1, len(tokens) // 4)}{more}"
-                )
+from ligo.core.log import say
+from ligo.data.config import DataConfig
+from ligo.data.corpus import FORMAT, MANIFEST, Corpus, holds_shards, open_corpus, open_foreign, read_manifest
+from ligo.data.encode import Marks, Tokenising, boundary_tokens, tokenizer_fingerprint, too_many_ids
+from ligo.data.facts import Facts, sha256
+from ligo.data.indexed import dtype_for
+from ligo.data.sources import local_path, source_files
 
 
 def prepare(config: DataConfig, tokenizer: Any, *, vocab_size: int) -> Corpus:
-    """Tokenise the text, or open the tokens when the same text was tokenised before.
+    """Tokenise the text, or open the tokens when the same text was tokenised before, or `data.path` holds tokens.
 
-    Several processes may do this at the same time: the first to finish puts its folder in place.
+    Several processes may do this at the same time: one works, the others wait for it.
 
     Args:
         tokenizer: a transformers tokenizer.
@@ -82,77 +41,125 @@ def prepare(config: DataConfig, tokenizer: Any, *, vocab_size: int) -> Corpus:
 
     Raises:
         ConfigError: no data.path, a fraction outside (0, 1), or a package that is not installed.
-        DataError: unreadable text, a tokenizer with more ids than the model, or too little text.
+        DataError: unreadable text, a tokenizer with more ids than the model, tokens of another tokenizer, a damaged
+            shard, or too little text.
         ResourceError: the cache folder cannot be written.
     """
     if len(tokenizer) > vocab_size:
-        raise _too_many_ids(f"has {len(tokenizer)} ids", vocab_size)
+        raise too_many_ids(f"has {len(tokenizer)} ids", vocab_size)
     if config.validation_path is None and not 0 < config.validation_fraction < 1:
         raise ConfigError(
             f"data.validation_fraction={config.validation_fraction} leaves nothing to train on or nothing to "
             "evaluate on: it must lie between 0 and 1.\n  Try: data.validation_fraction=0.05"
         )
-    marks = _boundary_tokens(tokenizer)
-    dtype = np.dtype(np.uint16 if vocab_size <= 2**16 else np.uint32)
-    fingerprint = _fingerprint(config, tokenizer, marks, dtype)
-    folder = _cache_root(config) / fingerprint
-    if not folder.exists():
-        _tokenise(folder, config, tokenizer, marks, dtype, vocab_size)
-    corpus = _open(folder, config.name)
+    cache = Path(config.cache_dir or os.environ.get("LIGO_CACHE") or "~/.cache/ligo").expanduser()
+    facts = Facts(cache)
+    if holds_shards(local_path(config.path, config)):
+        corpus = _open_given(config, tokenizer, facts, vocab_size)
+    else:
+        corpus = _open_or_make(config, tokenizer, facts, vocab_size, cache / "tokens")
     corpus.check_length(config.sequence_length)
     return corpus
 
 
-def _too_many_ids(what: str, vocab_size: int) -> DataError:
-    return DataError(
-        f"the tokenizer {what} but the model's vocabulary is {vocab_size}: "
-        "some tokens would have no embedding.\n"
-        "  Try: the tokenizer of the model's own folder, or a model with a larger vocab_size"
+def _open_or_make(config: DataConfig, tokenizer: Any, facts: Facts, vocab_size: int, cache: Path) -> Corpus:
+    marks = boundary_tokens(tokenizer)
+    dtype = dtype_for(vocab_size)
+    fingerprint = _fingerprint(config, tokenizer, marks, dtype, facts)
+    folder = cache / fingerprint
+    made_now = False
+    try:
+        while not folder.exists():
+            with _locked(folder.with_name(f".{fingerprint}.unfinished")) as aside:
+                if aside is not None:
+                    work = Tokenising(aside, config, tokenizer, marks, vocab_size)
+                    work.run(fingerprint)
+                    os.rename(aside, folder)
+                    facts.keep("sha256", {folder / name: digest for name, digest in work.digests.items()})
+                    made_now = True
+    except (OSError, ResourceError) as error:
+        reason = error if isinstance(error, OSError) else error.__cause__
+        if not isinstance(reason, OSError):
+            raise
+        raise ResourceError(
+            f"cannot keep tokens in {cache}: {reason.strerror or reason}.\n"
+            "  Try: free some space there, or choose another folder: data.cache_dir=DIR"
+        ) from error
+    return open_corpus(folder, config.name, facts, made_now=made_now)
+
+
+@contextmanager
+def _locked(aside: Path) -> Iterator[Path | None]:
+    """The folder of work that is not finished, for this process alone; None if another has finished it meanwhile."""
+    aside.mkdir(parents=True, exist_ok=True)
+    handle = os.open(aside, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("another process is tokenising the same text: waiting for it")
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield aside if aside.exists() and os.path.samestat(os.fstat(handle), aside.stat()) else None
+    finally:
+        os.close(handle)
+
+
+def _open_given(config: DataConfig, tokenizer: Any, facts: Facts, vocab_size: int) -> Corpus:
+    """The tokens in `data.path` and `data.validation_path`."""
+    corpora = []
+    for path in (config.path, config.validation_path):
+        if path is None:
+            break
+        folder = local_path(path, config)
+        if not holds_shards(folder):
+            raise DataError(
+                f"{config.section}.path={config.path} holds tokens, but {path} does not.\n"
+                f"  Try: tokens in {config.section}.validation_path too, or leave it out"
+            )
+        if (folder / MANIFEST).is_file():
+            _check_same_tokenizer(folder, tokenizer, vocab_size)
+            corpora.append(open_corpus(folder, config.name, facts))
+        else:
+            held_out = None if config.validation_path else config.validation_fraction
+            corpora.append(open_foreign(folder, config.name, facts, vocab_size=vocab_size, held_out=held_out))
+    train, validation = corpora[0], corpora[-1]
+    digest = hashlib.sha256(f"{train.fingerprint} {validation.fingerprint}".encode()).hexdigest()[:24]
+    return Corpus(
+        train=train.train,
+        validation=validation.validation,
+        fingerprint=train.fingerprint if train is validation else digest,
+        name=config.name,
+        num_documents=sum(corpus.num_documents for corpus in corpora),
+        bytes_per_token=validation.bytes_per_token,
     )
 
 
-class _Marks(NamedTuple):
-    """Tokens put before and after each document."""
-
-    before: list[int]
-    after: list[int]
-
-
-def _boundary_tokens(tokenizer: Any) -> _Marks:
-    """What the tokenizer itself puts around a text if that begins with BOS or CLS, else EOS (or BOS) after it."""
-    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
-    begins = {bos, tokenizer.cls_token_id} - {None}
-    ends = {eos, tokenizer.sep_token_id} - {None}
-    around: list[int] = tokenizer("a")["input_ids"]
-    if around and around[0] in begins:
-        return _Marks(before=around[:1], after=around[-1:] if around[-1] in ends else [])
-    if eos is None and bos is None:
+def _check_same_tokenizer(folder: Path, tokenizer: Any, vocab_size: int) -> None:
+    manifest = read_manifest(folder)
+    theirs, ours = manifest.get("tokenizer"), tokenizer_fingerprint(tokenizer)
+    if theirs != ours:
         raise DataError(
-            "the tokenizer has neither an EOS nor a BOS token, so documents would run into each other.\n"
-            '  Try: set one, for example "eos_token": "<|endoftext|>" in its tokenizer_config.json'
+            f"the tokens in {folder} were made with another tokenizer than the model's ({theirs}, not {ours}): "
+            "their ids mean other text.\n  Try: the text itself, data.path=FILE_OR_FOLDER, or tokens of this tokenizer"
         )
-    return _Marks(before=[], after=[bos if eos is None else eos])
+    if manifest.get("largest_id", 0) >= vocab_size:
+        raise too_many_ids(f"gave id {manifest['largest_id']} in {folder}", vocab_size)
 
 
-# Fingerprint and cache
+# Fingerprint
 
 
-def _cache_root(config: DataConfig) -> Path:
-    root = config.cache_dir or os.environ.get("LIGO_CACHE") or "~/.cache/ligo"
-    return Path(root).expanduser() / "tokens"
-
-
-def _fingerprint(config: DataConfig, tokenizer: Any, marks: _Marks, dtype: np.dtype) -> str:
+def _fingerprint(config: DataConfig, tokenizer: Any, marks: Marks, dtype: np.dtype, facts: Facts) -> str:
     """24 hexadecimal digits. A hub data set is known by its id alone: its text is not read for this."""
     inputs = {
-        "format": _FORMAT,
+        "format": FORMAT,
         "dtype": dtype.name,
         "marks": marks,
-        "tokenizer": _serialised(tokenizer),
-        "train": _identity(config.path, config),
+        "tokenizer": tokenizer_fingerprint(tokenizer),
+        "train": _identity(config.path, config, facts),
         "validation": config.validation_fraction
         if config.validation_path is None
-        else _identity(config.validation_path, config),
+        else _identity(config.validation_path, config, facts),
         "text_key": config.text_key,
         "group_keys": list(config.group_keys),
         "document_separator": config.document_separator,
@@ -160,212 +167,16 @@ def _fingerprint(config: DataConfig, tokenizer: Any, marks: _Marks, dtype: np.dt
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:24]
 
 
-def _serialised(tokenizer: Any) -> Any:
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        return [type(tokenizer).__name__, sorted(tokenizer.get_vocab().items())]
-    state = json.loads(backend.to_str())
-    # what the last call asked for, not part of the tokenizer
-    return {key: value for key, value in state.items() if key not in ("truncation", "padding")}
-
-
-def _identity(path: str | None, config: DataConfig) -> Any:
+def _identity(path: str | None, config: DataConfig, facts: Facts) -> Any:
     """Names, sizes and contents of the files; no folder names, so that moved text is the same text."""
     files = source_files(path, config)
     if not files:
         return path
     try:
-        identity = []
-        for file in files:
-            with open(file, "rb") as handle:
-                digest = hashlib.file_digest(handle, "sha256").hexdigest()
-            identity.append([file.name, file.stat().st_size, digest])
+        return [[file.name, file.stat().st_size, facts.get(file, "sha256", sha256)] for file in files]
     except OSError as error:
+        name = Path(error.filename or files[0]).name
         raise DataError(
-            f"cannot read {file}: {error.strerror or error}.\n"
-            f"  Try: ls -l {file.name}, and check who may read it"
+            f"cannot read {error.filename}: {error.strerror or error}.\n"
+            f"  Try: ls -l {name}, and check who may read it"
         ) from error
-    return identity
-
-
-def _open(folder: Path, name: str) -> Corpus:
-    try:
-        meta = read_json(folder / "meta.json")
-        train, validation = (np.load(folder / f"{split}.npy", mmap_mode="r") for split in SPLITS)
-        if [len(train), len(validation)] != [meta[split]["tokens"] for split in SPLITS]:
-            raise ValueError("the number of tokens is not the one recorded")
-        return Corpus(
-            train=train,
-            validation=validation,
-            fingerprint=folder.name,
-            name=name,
-            num_documents=sum(meta[split]["documents"] for split in SPLITS),
-            bytes_per_token=meta["validation"]["bytes"] / max(1, len(validation)),
-        )
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise DataError(
-            f"the token cache {folder} is damaged: {error}.\n  Try: rm -r {folder}, and start again"
-        ) from error
-
-
-# Train and validation
-
-
-class _Piece(NamedTuple):
-    """A document, or a part of one, and the split that it belongs to."""
-
-    split: str
-    text: str
-    first: bool = True
-    last: bool = True
-
-
-def _pieces(config: DataConfig, lengths: np.ndarray) -> Iterator[_Piece]:
-    """All text in order. lengths: characters of each document of `path`, int64 [documents]."""
-    if config.validation_path is not None:
-        for split, path in zip(SPLITS, (config.path, config.validation_path), strict=True):
-            for text in documents(path, config):
-                yield _Piece(split, text)
-    elif len(lengths) >= _FEW_DOCUMENTS:
-        held_out = _held_out(lengths, config.validation_fraction)
-        for index, text in enumerate(documents(config.path, config)):
-            yield _Piece(SPLITS[int(index in held_out)], text)
-    else:
-        tail = config.validation_fraction * lengths.sum()
-        # at least two pieces in the tail, however small the text
-        size = max(1, min(_PIECE_CHARACTERS, int(tail / 2)))
-        position = 0
-        for text in documents(config.path, config):
-            parts = list(_cut(text, size))
-            for index, part in enumerate(parts):
-                split = SPLITS[int(position >= lengths.sum() - tail)]
-                yield _Piece(split, part, first=index == 0, last=index == len(parts) - 1)
-                position += len(part)
-
-
-def _held_out(lengths: np.ndarray, fraction: float) -> set[int]:
-    """Documents to hold out: in seeded order, as many as fit into `fraction` of the characters, or one."""
-    # the draw of a document depends on its index only, so text added at the end keeps most of the split
-    order = np.argsort(np.random.default_rng(SPLIT_SEED).random(len(lengths)))
-    budget, taken, chosen = fraction * lengths.sum(), 0, set[int]()
-    for index in order:
-        if taken + lengths[index] <= budget:
-            chosen.add(int(index))
-            taken += lengths[index]
-        if taken >= 0.9 * budget:
-            break
-    return chosen or {int(np.argmin(lengths))}
-
-
-def _cut(text: str, size: int) -> Iterator[str]:
-    """Pieces of at most `size` characters that end at a line break where there is one, else at a space."""
-    start = 0
-    while len(text) - start > size:
-        after_line = text.rfind("\n", start, start + size) + 1
-        before_word = text.rfind(" ", start + 1, start + size)
-        end = after_line or (before_word if before_word > 0 else start + size)
-        yield text[start:end]
-        start = end
-    yield text[start:]
-
-
-# Tokens
-
-
-def _tokenise(
-    folder: Path, config: DataConfig, tokenizer: Any, marks: _Marks, dtype: np.dtype, vocab_size: int
-) -> None:
-    """Make the cache folder: train.npy, validation.npy, meta.json."""
-    texts = documents(config.path, config)
-    lengths = np.fromiter((len(text) for text in texts), dtype=np.int64)
-    total = int(lengths.sum())
-    if config.validation_path is not None:
-        total += sum(len(text) for text in documents(config.validation_path, config))
-
-    # a name of our own, also on shared disks, so that processes that do the same work do not meet
-    staged = folder.with_name(f"{folder.name}.{socket.gethostname()}-{os.getpid()}")
-    try:
-        with (
-            folder_aside(staged) as aside,
-            _TokenFile(aside / "train.npy", dtype) as train,
-            _TokenFile(aside / "validation.npy", dtype) as validation,
-            progress(f"tokenise {config.name}", total) as bar,
-        ):
-            files = dict(zip(SPLITS, (train, validation), strict=True))
-            counts = {split: {"tokens": 0, "documents": 0, "bytes": 0} for split in SPLITS}
-            for batch in _batches(_pieces(config, lengths)):
-                encoded = tokenizer(
-                    [piece.text for piece in batch],
-                    add_special_tokens=False,
-                    return_attention_mask=False,
-                    verbose=False,  # it warns of texts longer than the model's context, which we cut anyway
-                )["input_ids"]
-                for piece, ids in zip(batch, encoded, strict=True):
-                    tokens = np.asarray(
-                        [*marks.before * piece.first, *ids, *marks.after * piece.last], dtype=np.int64
-                    )
-                    if len(tokens) and tokens.max() >= vocab_size:
-                        raise _too_many_ids(f"gives id {tokens.max()}", vocab_size)
-                    files[piece.split].append(tokens)
-                    counts[piece.split]["tokens"] += len(tokens)
-                    counts[piece.split]["documents"] += piece.first
-                    counts[piece.split]["bytes"] += len(piece.text.encode())
-                bar.advance(sum(len(piece.text) for piece in batch))
-            write_json(aside / "meta.json", {"format": _FORMAT, "name": config.name, **counts})
-        _put_in_place(staged, folder)
-    except (OSError, ResourceError) as error:
-        reason = error if isinstance(error, OSError) else error.__cause__
-        raise ResourceError(
-            f"cannot keep tokens in {folder.parent}: {getattr(reason, 'strerror', None) or reason}.\n"
-            "  Try: free some space there, or choose another folder: data.cache_dir=DIR"
-        ) from error
-
-
-def _put_in_place(staged: Path, folder: Path) -> None:
-    """Rename, unless another process was first: its bytes are the same, and may be open already."""
-    try:
-        os.rename(staged, folder)
-    except OSError:
-        shutil.rmtree(staged, ignore_errors=True)
-        if not folder.exists():
-            raise
-
-
-def _batches(pieces: Iterable[_Piece]) -> Iterator[list[_Piece]]:
-    """Lists of pieces of about a million characters: enough for the tokenizer to use all cores."""
-    batch: list[_Piece] = []
-    size = 0
-    for piece in pieces:
-        batch.append(piece)
-        size += len(piece.text)
-        if size >= _BATCH_CHARACTERS:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
-
-
-class _TokenFile:
-    """A 1-D .npy file whose length is known only at the end."""
-
-    def __init__(self, path: Path, dtype: np.dtype) -> None:
-        self._path, self._dtype, self._length = path, dtype, 0
-
-    def __enter__(self) -> _TokenFile:
-        self._file = open(self._path, "wb")
-        self._write_header()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with self._file:
-            self._file.seek(0)
-            self._write_header()
-
-    def _write_header(self) -> None:
-        # numpy pads the header for exactly this: a first axis that grows
-        header = {"descr": self._dtype.str, "fortran_order": False, "shape": (self._length,)}
-        np.lib.format.write_array_header_1_0(self._file, header)
-
-    def append(self, tokens: np.ndarray) -> None:
-        self._file.write(tokens.astype(self._dtype).tobytes())
-        self._length += len(tokens)

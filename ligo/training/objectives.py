@@ -16,11 +16,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ligo.core.errors import CheckpointError
+from ligo.core.errors import CheckpointError, ConfigError
+from ligo.data.config import DataConfig
+from ligo.data.corpus import Corpus, TokenStream
+from ligo.data.encode import Marks, boundary_tokens
 from ligo.data.images import Images, ImageShape, prepare_images
+from ligo.data.loader import Data
 from ligo.data.mask import mask_tokens
-from ligo.data.sources import DataConfig
-from ligo.data.tokenize import Corpus, prepare
+from ligo.data.mixture import Mixture, prepare_text
+from ligo.data.pack import document_starts, mask_within, positions_within
 from ligo.families.base import Family
 from ligo.families.stock import AUTO_CLASSES
 from ligo.families.vit import ViT
@@ -32,16 +36,27 @@ Run = Callable[..., Any]
 class Objective(ABC):
     """What a model is trained on."""
 
-    def __init__(self, family: Family, load_tokenizer: Callable[[], Any] | None = None) -> None:
+    def __init__(
+        self, family: Family, load_tokenizer: Callable[[], Any] | None = None, attend: str = "across"
+    ) -> None:
         """
         Args:
             load_tokenizer: called once, by objectives on text only.
+            attend: as data.attend.
+
+        Raises:
+            ConfigError: the objective has no documents to attend within.
         """
-        self.family = family
+        if attend == "within" and not isinstance(self, CausalLM):
+            raise ConfigError(
+                f"data.attend=within is for causal models, and {family.architecture} is none.\n"
+                "  Try: data.attend=across"
+            )
+        self.family, self.attend = family, attend
         self._load_tokenizer = load_tokenizer
 
     @abstractmethod
-    def prepare(self, data: DataConfig) -> Corpus | Images:
+    def prepare(self, data: DataConfig) -> Data:
         """What the batches are drawn from.
 
         Raises:
@@ -61,6 +76,9 @@ class Objective(ABC):
         """Tokens that a model works on in a batch; budgets and FLOPs are counted in them."""
 
 
+_TOLD_BY_A_MASK = {"opt"}  # transformers does not look at their positions for where documents begin
+
+
 class TextObjective(Objective):
     """On windows [rows, length + 1] of text."""
 
@@ -69,8 +87,8 @@ class TextObjective(Objective):
         assert self._load_tokenizer is not None, "this objective was made without a tokenizer"
         return self._load_tokenizer()
 
-    def prepare(self, data: DataConfig) -> Corpus:
-        return prepare(data, self.tokenizer, vocab_size=self.family.dims.vocab_size)
+    def prepare(self, data: DataConfig) -> Corpus | Mixture:
+        return prepare_text(data, self.tokenizer, vocab_size=self.family.dims.vocab_size)
 
     def inputs(self, batch: Tensor) -> Tensor:
         return batch[:, :-1]
@@ -81,11 +99,27 @@ class TextObjective(Objective):
 
 
 class CausalLM(TextObjective):
-    """Cross-entropy of every next token."""
+    """Cross-entropy of every next token; with `attend=within`, of those of the same document, which is read alone."""
+
+    @cached_property
+    def _marks(self) -> Marks:
+        return boundary_tokens(self.tokenizer)
 
     def loss(self, run: Run, batch: Tensor) -> Tensor:
+        if self.attend == "within":
+            return self._loss_within(run, batch)
         logits = run(input_ids=self.inputs(batch), use_cache=False).logits
         return F.cross_entropy(logits.flatten(0, 1).float(), batch[:, 1:].flatten())
+
+    def _loss_within(self, run: Run, batch: Tensor) -> Tensor:
+        starts = document_starts(batch, self._marks)
+        within = {"position_ids": positions_within(starts[:, :-1])}
+        if self.family.config["model_type"] in _TOLD_BY_A_MASK:
+            within["attention_mask"] = mask_within(starts[:, :-1])
+        logits = run(input_ids=self.inputs(batch), use_cache=False, **within).logits
+        kept = ~starts[:, 1:]
+        losses = F.cross_entropy(logits[kept].float(), batch[:, 1:][kept], reduction="sum")
+        return losses / kept.sum().clamp(min=1)
 
 
 class MaskedLM(TextObjective):
@@ -152,7 +186,8 @@ class UntrainedText(TextObjective):
     def prepare(self, data: DataConfig) -> Corpus:
         size = _NUM_RANDOM * data.sequence_length + 1
         tokens = np.random.default_rng(0).integers(0, self.family.dims.vocab_size, size)
-        return Corpus(tokens, tokens, "random", "random tokens", 1, 1.0)
+        stream = TokenStream.of(tokens)
+        return Corpus(stream, stream, "random", "random tokens", 1, 1.0)
 
     def loss(self, run: Run, batch: Tensor) -> Tensor:
         raise _not_trained(self.family)
@@ -183,7 +218,11 @@ OBJECTIVES: dict[str, type[Objective]] = {
 
 
 def make_objective(
-    family: Family, load_tokenizer: Callable[[], Any] | None = None, *, trains: bool = True
+    family: Family,
+    load_tokenizer: Callable[[], Any] | None = None,
+    *,
+    trains: bool = True,
+    attend: str = "across",
 ) -> Objective:
     """The objective of a model's head.
 
@@ -191,15 +230,17 @@ def make_objective(
         load_tokenizer: gives the model's tokenizer; only asked where there is text. Causal models need none
             unless their text has to be prepared.
         trains: whether anything is trained or learned; models without an objective can still be compared.
+        attend: as data.attend.
 
     Raises:
+        ConfigError: `attend` is not for this objective.
         CheckpointError: there is no head, or no objective for this head; those that exist are named.
     """
     if family.objective in OBJECTIVES:
-        return OBJECTIVES[family.objective](family, load_tokenizer)
+        return OBJECTIVES[family.objective](family, load_tokenizer, attend)
     if trains:
         raise _not_trained(family)
-    return (UntrainedText if family.dims.vocab_size else UntrainedImages)(family, load_tokenizer)
+    return (UntrainedText if family.dims.vocab_size else UntrainedImages)(family, load_tokenizer, attend)
 
 
 def _not_trained(family: Family) -> CheckpointError:

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from ligo.core.errors import ConfigError, DataError
+from ligo.data.config import DataConfig
 from ligo.data.images import Images, ImageShape, prepare_images
 from ligo.data.loader import Batches, validation_batches
-from ligo.data.sources import DataConfig
 
 GREY = ImageShape(num_channels=1, size=4, num_classes=10, num_tokens=5)
 COLOUR = ImageShape(num_channels=3, size=4, num_classes=10, num_tokens=5)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from ligo.core.errors import ConfigError, DataError
+from ligo.data.corpus import Corpus
 from ligo.data.loader import Batches, rank_slice, validation_batches
-from ligo.data.tokenize import Corpus
 
 LENGTH = 8
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from ligo.core.errors import ConfigError, DataError
-from ligo.data.sources import DataConfig, documents, source_files
+from ligo.data.config import DataConfig
+from ligo.data.sources import documents, source_files
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 

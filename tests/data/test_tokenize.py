@@ -13,7 +13,7 @@ import pytest
 
 from ligo.core.errors import ConfigError, DataError, ResourceError
 from ligo.data.bpe import train_tokenizer
-from ligo.data.sources import DataConfig
+from ligo.data.config import DataConfig
 from ligo.data.tokenize import prepare
 from tests.data.character_tokenizer import CharacterTokenizer
 
@@ -272,7 +272,7 @@ _PREPARE = """
 import os, signal, sys, time
 from pathlib import Path
 from ligo.data import tokenize
-from ligo.data.sources import DataConfig
+from ligo.data.config import DataConfig
 from tests.data import character_tokenizer
 
 tokenize._BATCH_CHARACTERS = 1000

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ligo.core.errors import CheckpointError
+from ligo.data.config import DataConfig
 from ligo.data.loader import validation_batches
 from ligo.data.mask import mask_tokens
-from ligo.data.sources import DataConfig
 from ligo.families.base import family_of
 from ligo.families.fresh import fresh_config
 from ligo.families.stock import fresh_model

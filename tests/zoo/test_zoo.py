@@ -16,9 +16,9 @@ from ligo.checkpoint.locate import packaged
 from ligo.checkpoint.reader import Checkpoint
 from ligo.config import GrowConfig, compose, small_training
 from ligo.core.files import read_json
+from ligo.data.corpus import Corpus
 from ligo.data.images import Images
 from ligo.data.loader import Batches, validation_batches
-from ligo.data.tokenize import Corpus
 from ligo.families.base import family_of
 from ligo.families.stock import expected_shapes, fresh_model
 from ligo.growth.execute import grow_tensors
