@@ -1,65 +1,256 @@
-"""What a growth needs in memory and on disk, estimated from shapes alone; activations are not included."""
+"""Peak memory of one rank, part by part: training under every ZeRO stage, learning, writing.
+
+Sharding is that of Rajbhandari et al. 2020 (arXiv 1910.02054), table 1. Buffers and passing copies are those that
+DeepSpeed 0.19 makes, phase by phase; what the model itself makes is given (`ligo.steps` traces it).
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
 
 BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
-_LIBRARIES = 2**29  # torch, and buffers
+STAGES = (0, 1, 2, 3)
+_LIBRARIES = 2**29  # torch, transformers, DeepSpeed; on a GPU its context and kernels
+_ADAM_TEMPORARIES = 2  # torch's AdamW, one tensor after the other: sqrt(v), and that / correction
+_FALLBACK_BUCKET = 500_000_000  # elements; DeepSpeed's `buffered_allreduce_fallback`
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Bytes that are held at once, by what they are for."""
+
+    weights: float = 0.0
+    optimizer: float = 0.0
+    """Moments, and the float32 copies of weights that are stored in less."""
+    gradients: float = 0.0
+    activations: float = 0.0
+    """What the forward pass keeps and passes on; logits too."""
+    buffers: float = 0.0
+    """DeepSpeed's, gathered weights, and what the optimiser step makes in passing."""
+    libraries: float = _LIBRARIES
+    phase: str = ""
+    """What the rank is at then."""
+
+    @property
+    def parts(self) -> dict[str, float]:
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "phase"}
+
+    @property
+    def peak(self) -> float:
+        return sum(self.parts.values())
 
 
 @dataclass(frozen=True)
-class MemoryEstimate:
-    """Bytes."""
+class Trained:
+    """A model as training sees it; bytes are those of one micro-batch."""
 
-    write_peak: int
-    """Writing the grown model: at most three times the largest tensor in the dtype of the arithmetic, and libraries
-    and buffers; nothing that adds up."""
-    learn_peak: int
-    """Learning: the small model with gains folded and unfolded and mixed to the target's depth, all grown
-    weights, half-grown and whole, and their gradients, in float32."""
-    train_per_rank: int
-    """Training: weights, gradients and Adam states on each rank."""
-    disk: int
-    """The grown checkpoint; with training, also the trained one and three checkpoints of an arm's state."""
+    parameters: int
+    largest_parameter: int
+    activations: float
+    """The most that is alive at once beside weights and gradients."""
+    activations_and_gradients: float
+    """The most together with gradients, as the backward pass makes them."""
+    gradients_then: float
+    """The share of gradients in that."""
+    evaluation: float
+    """Of a forward pass on validation windows."""
+
+
+def zero_keys(deepspeed: Mapping[str, Any]) -> dict[str, Any]:
+    """DeepSpeed's own keys on memory, with its defaults."""
+    given = dict(deepspeed.get("zero_optimization", {}))
+    stage = given.get("stage", 0)
+    return {
+        "stage": stage,
+        "reduce_bucket_size": int(given.get("reduce_bucket_size", 500_000_000)),
+        "overlap_comm": given.get("overlap_comm", stage == 3),
+        "prefetch": int(given.get("stage3_prefetch_bucket_size", given.get("prefetch_bucket_size", 50_000_000))),
+        "max_live": int(given.get("stage3_max_live_parameters", given.get("max_live_parameters", 1_000_000_000))),
+        "sub_group": int(given.get("sub_group_size", 1_000_000_000)),
+    }
+
+
+def training_memory(
+    model: Trained, *, engine: str, precision: str, zero: Mapping[str, Any], world_size: int, micro_batches: int,
+    on_gpu: bool,
+) -> Memory:  # fmt: skip
+    """The phase of training in which a rank holds the most.
+
+    Args:
+        zero: from `zero_keys`.
+        on_gpu: there, a buffer takes memory whether it is written to or not, and AdamW updates all tensors at once.
+    """
+    phases = (
+        _torch_phases(model, micro_batches, on_gpu)
+        if engine == "torch"
+        else _deepspeed_phases(model, precision, zero, world_size, micro_batches, on_gpu)
+    )
+    return max(phases, key=lambda phase: phase.peak)
+
+
+def _torch_phases(model: Trained, micro_batches: int, on_gpu: bool) -> list[Memory]:
+    size = 4 * model.parameters
+    held: dict[str, Any] = {"weights": size, "optimizer": 2 * size}
+    updated = model.parameters if on_gpu else model.largest_parameter
+    return [
+        _backward(model, held, gradient_bytes=4, accumulates=micro_batches > 1),
+        Memory(**held, gradients=size, buffers=_adam_bytes(updated, on_gpu), phase="optimizer step"),
+        Memory(**held, activations=model.evaluation, phase="evaluation"),
+    ]
+
+
+def _deepspeed_phases(
+    model: Trained, precision: str, zero: Mapping[str, Any], world_size: int, micro_batches: int, on_gpu: bool
+) -> list[Memory]:
+    stage, everything = zero["stage"], model.parameters
+    share = everything if stage == 0 else -(-everything // world_size)
+    width = 4 if precision == "fp32" else 2  # of weights, gradients and what is sent
+    bucket = zero["reduce_bucket_size"] * (2 if zero["overlap_comm"] and stage < 3 else 1)
+    filled = min(everything, zero["reduce_bucket_size"])
+    buffer = width * (bucket if on_gpu else 0)  # memory that was never written to takes none on a CPU
+    accumulates = micro_batches > 1
+
+    if stage == 0:
+        masters = 0 if precision == "fp32" else 4 * everything
+        held: dict[str, Any] = {"weights": width * everything, "optimizer": 8 * everything + masters}
+        updated = everything if on_gpu else model.largest_parameter
+        gradients = width * everything
+        return [
+            _backward(model, held, gradient_bytes=width, accumulates=accumulates),
+            Memory(
+                **held, gradients=gradients, buffers=width * min(everything, _FALLBACK_BUCKET), phase="reduction"
+            ),
+            Memory(**held, gradients=gradients + masters, buffers=_adam_bytes(updated, on_gpu), phase="optimizer step"),
+            Memory(**held, activations=model.evaluation, phase="evaluation"),
+        ]
+    if stage < 3:
+        held = {"weights": width * everything, "optimizer": 12 * share}
+        backward = _backward(model, held, gradient_bytes=width, accumulates=accumulates and stage == 1, buffers=buffer)
+        if stage == 2:  # gradients wait in the bucket only, and those of the own share stay
+            waiting = width * (filled + share)
+            bounded = Memory(
+                **held, gradients=waiting, activations=model.activations, buffers=buffer, phase="backward"
+            )
+            backward = bounded if accumulates else min(backward, bounded, key=lambda phase: phase.peak)
+        sent = width * filled if world_size > 1 else 0
+        return [
+            backward,
+            Memory(
+                **held, gradients=width * (everything if stage == 1 else filled), phase="reduction",
+                buffers=sent + (buffer if everything > filled or on_gpu else 0),
+            ),
+            Memory(
+                **held, gradients=(width + 4) * share, buffers=_adam_bytes(share, on_gpu), phase="optimizer step"
+            ),
+            Memory(**held, activations=model.evaluation, phase="evaluation"),
+        ]  # fmt: skip
+    # stage 3: parameters are dealt out in float32 when the model is loaded, and gathered as they are needed
+    masters = 0 if precision == "fp32" else 4 * share
+    held = {"weights": 4 * share, "optimizer": 8 * share + masters}
+    live = min(everything, zero["max_live"])
+    gathered = 4.0 * live + (4 * min(everything, zero["prefetch"]) if world_size > 1 else 0)
+    kept = width * (zero["reduce_bucket_size"] if on_gpu else filled)
+    own = width * share
+    step = min(share, zero["sub_group"])
+    return [
+        Memory(
+            **held, gradients=own + width * model.largest_parameter, activations=model.activations,
+            buffers=kept + gathered, phase="backward",
+        ),
+        Memory(
+            **held, gradients=own + 4 * step, buffers=kept + _adam_bytes(step, on_gpu), phase="optimizer step"
+        ),
+        Memory(**held, gradients=own, activations=model.evaluation, buffers=kept + gathered, phase="evaluation"),
+    ]  # fmt: skip
+
+
+def _backward(
+    model: Trained, held: dict[str, Any], *, gradient_bytes: int, accumulates: bool, buffers: float = 0.0
+) -> Memory:
+    """Gradients come one by one, or are there already and get another added."""
+    if accumulates:
+        return Memory(
+            **held, gradients=gradient_bytes * (model.parameters + model.largest_parameter),
+            activations=model.activations, buffers=buffers, phase="backward",
+        )  # fmt: skip
+    return Memory(
+        **held, gradients=model.gradients_then, activations=model.activations_and_gradients - model.gradients_then,
+        buffers=buffers, phase="backward",
+    )  # fmt: skip
+
+
+def _adam_bytes(updated: int, on_gpu: bool) -> float:
+    """What AdamW makes in passing for so many parameters at once, in float32."""
+    return 4.0 * updated * (1 if on_gpu else _ADAM_TEMPORARIES)
+
+
+def learning_memory(
+    *, small: float, parameters: int, largest_parameter: int, maps: float, activations_and_gradients: float,
+    activations: float, evaluation: float, on_gpu: bool,
+) -> Memory:  # fmt: skip
+    """The phase of learning an operator in which the most is held: nothing of it is sharded.
+
+    Args:
+        small: bytes of the small model as it is held (`small_bytes`).
+        parameters: of the maps; they are held in float32, and once more as they were at their best.
+        maps: bytes of where maps start, and of the best that were seen.
+    """
+    size = 4 * parameters
+    held: dict[str, Any] = {"weights": small + maps + 2 * size, "optimizer": 2 * size}
+    updated = parameters if on_gpu else largest_parameter
+    phases = [
+        Memory(
+            **held, gradients=activations_and_gradients - activations, activations=activations, phase="backward"
+        ),
+        Memory(**held, gradients=size, buffers=_adam_bytes(updated, on_gpu), phase="optimizer step"),
+        Memory(**held, gradients=size, activations=evaluation, phase="evaluation"),
+    ]
+    return max(phases, key=lambda phase: phase.peak)
+
+
+def small_bytes(
+    *, matrices: int, others: int, largest_layer: int, folded: int, held: str, shards: int = 1
+) -> float:
+    """Bytes of the frozen small model while an operator is learned.
+
+    Args:
+        matrices, others: parameters of the matrices in layers, and of all else (embedding, head, norms).
+        largest_layer: parameters of the largest layer, or of all else where that is more.
+        folded: parameters of the tensors that gains are folded into, of which copies are kept beside the model.
+        held: fp32, bf16, nf4 (4 bits and one scale for 64 numbers in 8 bits, double quantised: Dettmers et al. 2023,
+            arXiv 2305.14314, section 3; all else in bf16), or offload: one layer at a time.
+        shards: ranks that the model is dealt out to.
+    """
+    if held == "offload":
+        return 4.0 * largest_layer
+    if held == "fp32":
+        return 4.0 * (matrices + others + folded) / shards
+    bits = {"bf16": 16.0, "nf4": 4 + 8 / 64 + 32 / (64 * 256)}[held]
+    return (bits / 8 * matrices + 2 * others) / shards + 4.0 * largest_layer  # a layer is made whole when it is read
 
 
 def write_peak(largest_bytes: int) -> int:
-    """Bytes that a process takes to write a grown model whose largest tensor has so many while it is made."""
+    """Bytes that a process takes to write a grown model whose largest tensor has so many while it is made.
+
+    At most three times that tensor in the dtype of the arithmetic, and libraries and buffers: nothing that adds up.
+    """
     return 3 * largest_bytes + _LIBRARIES
 
 
-def estimate(
-    *,
-    small_parameters: int,
-    target_parameters: int,
-    depth_ratio: float,
-    largest_tensor: int,
-    dtype: str,
-    trains: bool,
-    zero_stage: int,
-    world_size: int,
-    precision: str,
-) -> MemoryEstimate:
-    """Estimate memory; ZeRO as in Rajbhandari et al. 2020 (arXiv 1910.02054), table 1.
+def disk_bytes(
+    parameters: int, *, dtype: str, trains: bool, precision: str, moments: bool
+) -> dict[str, float]:
+    """Bytes on disk by what they are for: three checkpoints of an arm's state are there at once, when one is replaced.
 
     Args:
-        depth_ratio: target layers per small layer.
-        largest_tensor: elements of the largest tensor.
-        precision: fp32 (4 bytes each for weight and gradient) or bf16 (2 each, and a float32 master copy).
+        moments: whether Adam's moments are grown and kept for training.
     """
-    weight = gradient = 4 if precision == "fp32" else 2
-    states = 8 if precision == "fp32" else 12
-    shares = [weight, gradient, states]  # ZeRO shards them from the last: states, gradients, weights
-    per_parameter = sum(
-        part / world_size if len(shares) - index <= zero_stage else part for index, part in enumerate(shares)
-    )
-    grown = target_parameters * BYTES[dtype]
-    trained = target_parameters * (4 + 3 * (weight + states)) if trains else 0
-    compute = max(BYTES[dtype], 4)
-    return MemoryEstimate(
-        write_peak=write_peak(largest_tensor * compute),
-        learn_peak=round(4 * (2 + depth_ratio) * small_parameters) + 12 * target_parameters,
-        train_per_rank=round(per_parameter * target_parameters),
-        disk=grown + trained,
-    )
+    states = 12 if precision == "fp32" else 14
+    return {
+        "grown": float(parameters * BYTES[dtype]),
+        "moments": 8.0 * parameters if moments else 0.0,
+        "trained": 4.0 * parameters if trains else 0.0,
+        "checkpoints": 3.0 * states * parameters if trains else 0.0,
+    }
