@@ -21,6 +21,7 @@ extras["dev"] = [
     *extras["demo"],
     *extras["gguf"],
     *extras["images"],
+    *extras["slurm"],
     "pyarrow>=18",
     "hypothesis>=6",
     "import-linter>=2.1,<3",

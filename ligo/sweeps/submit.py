@@ -1,0 +1,327 @@
+"""Where runs are tried: as processes on this machine, or as array jobs of Slurm (submitit)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from ligo.core.checks import check_between
+from ligo.core.errors import EXIT_PREEMPTED, ConfigError, nearest, require
+from ligo.core.files import write_text
+from ligo.sweeps.attempt import LOGS, record_end, run_once
+from ligo.sweeps.status import is_finished
+
+LAUNCHERS = ("local", "slurm")
+_OURS = {
+    "nodes": "cluster.nodes",
+    "ntasks_per_node": "cluster.processes",
+    "array_parallelism": "cluster.workers",
+}
+
+
+@dataclass(kw_only=True)
+class ClusterConfig:
+    """Where the runs of a sweep are tried, and how many at a time."""
+
+    name: str = "local"
+    """local or slurm."""
+    workers: int = 1
+    """Runs at a time."""
+    processes: int = 1
+    """Processes of one run on each node; on machines with GPUs, one for each that the run gets."""
+    nodes: int = 1
+    """Nodes of one run (slurm)."""
+    command: list[str] = field(default_factory=list)
+    """What a run is started with, its options appended; for containers and wrappers. Empty: this Python, -m ligo.grow."""
+    max_restarts: int = 10
+    """How often a run that was preempted is started again."""
+    slurm: dict[str, Any] = field(default_factory=dict)
+    """submitit's own keys for Slurm (time in minutes, partition, gpus_per_node, ...), passed through as they are."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run to be tried: where it lies, what it takes to be finished, and its options."""
+
+    folder: Path
+    stages: tuple[str, ...]
+    command: tuple[str, ...]
+
+
+class Launcher(Protocol):
+    """Tries runs; what became of them is read from their folders."""
+
+    def submit(self, jobs: Sequence[Job]) -> None:
+        """Have these tried, each once."""
+
+    def at_work(self) -> set[str]:
+        """Names of runs that wait here for their turn, or are being tried."""
+
+    def queue(self) -> dict[str, str]:
+        """Name of a run that waits -> why."""
+
+    def stop(self, signal_number: int) -> None:
+        """Ask the runs to save a checkpoint and end, and wait for them, where they end with the sweep."""
+
+
+def check(cluster: ClusterConfig) -> None:
+    """Refuse what this machine cannot do.
+
+    Raises:
+        ConfigError: an unknown launcher, no Slurm, more GPUs than there are, or a number that cannot be.
+    """
+    if cluster.name not in LAUNCHERS:
+        raise ConfigError(
+            f"cluster={cluster.name} is not one of {', '.join(LAUNCHERS)}.\n"
+            f"  Try: cluster={nearest(cluster.name, LAUNCHERS) or 'local'}"
+        )
+    for key in ("workers", "processes", "nodes"):
+        check_between(f"cluster.{key}", getattr(cluster, key), 1)
+    check_between("cluster.max_restarts", cluster.max_restarts, 0)
+    if cluster.name == "slurm":
+        _check_slurm(cluster)
+        return
+    if cluster.nodes > 1:
+        raise ConfigError(
+            f"cluster.nodes={cluster.nodes} needs a launcher that knows other machines.\n  Try: cluster=slurm"
+        )
+    gpus, wanted = _num_gpus(), cluster.workers * cluster.processes
+    if gpus and wanted > gpus:
+        raise ConfigError(
+            f"cluster.workers={cluster.workers} x cluster.processes={cluster.processes} takes {wanted} GPUs, and this "
+            f"machine has {gpus}.\n  Try: cluster.workers={max(1, gpus // cluster.processes)}"
+        )
+
+
+def _check_slurm(cluster: ClusterConfig) -> None:
+    if shutil.which("sbatch") is None:
+        raise ConfigError(
+            "cluster=slurm needs Slurm's sbatch, which is not on the PATH of this machine; cluster=local works here.\n"
+            "  Try: cluster=local, or the same command on a login node"
+        )
+    require("submitit", extra="slurm", why="cluster=slurm")
+    answer = subprocess.run(["sinfo", "--noheader"], capture_output=True, text=True)
+    if answer.returncode:
+        reason = answer.stderr.strip().splitlines()[-1:] or ["no answer"]
+        raise ConfigError(
+            f"cluster=slurm: sbatch is here, but Slurm does not answer ({reason[0]}); cluster=local works here.\n"
+            "  Try: cluster=local, or SLURM_CONF=FILE if the configuration lies elsewhere"
+        )
+    for key, ours in _OURS.items():
+        if key in cluster.slurm:
+            raise ConfigError(f"cluster.slurm.{key} follows from {ours}.\n  Try: {ours}={cluster.slurm[key]}")
+
+
+def run_command(cluster: ClusterConfig, options: Sequence[str]) -> tuple[str, ...]:
+    """The command line of one run (of one of its processes, under Slurm)."""
+    start = cluster.command or [sys.executable, "-m", "ligo.grow"]
+    if cluster.name == "local" and cluster.processes > 1 and not cluster.command:
+        torchrun = [
+            "torch.distributed.run",
+            "--standalone",
+            f"--nproc_per_node={cluster.processes}",
+            "-m",
+            "ligo.grow",
+        ]
+        start = [sys.executable, "-m", *torchrun]
+    return (*start, *options)
+
+
+def make_launcher(cluster: ClusterConfig, study: Path) -> Launcher:
+    """The launcher that `cluster` names; Slurm's files go to `study`/.submitit."""
+    if cluster.name == "slurm":
+        return SlurmLauncher(cluster, study)
+    return LocalLauncher(cluster.workers, cluster.processes)
+
+
+# --- this machine ---------------------------------------------------------------------------------------
+
+
+class LocalLauncher:
+    """Processes on this machine, `workers` at a time; cores are shared out, and GPUs where there are any."""
+
+    def __init__(self, workers: int, processes: int = 1) -> None:
+        self._threads = ThreadPoolExecutor(workers)
+        self._free = list(range(workers))  # places; each has its own GPUs
+        self._workers, self._processes = workers, processes
+        self._jobs: dict[str, Future[int | None]] = {}
+        self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._stopped = False
+
+    def submit(self, jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            self._jobs[job.folder.name] = self._threads.submit(self._try, job)
+
+    def at_work(self) -> set[str]:
+        for future in self._jobs.values():
+            if future.done():
+                future.result()  # what went wrong here, not in the run, is to be seen
+        return {name for name, future in self._jobs.items() if not future.done()}
+
+    def queue(self) -> dict[str, str]:
+        return {}
+
+    def stop(self, signal_number: int) -> None:
+        self._stopped = True
+        for child in list(self._children.values()):
+            child.send_signal(signal_number)
+        self._threads.shutdown(wait=True, cancel_futures=True)
+
+    def _try(self, job: Job) -> int | None:
+        if self._stopped:
+            return None
+        place = self._free.pop()
+        try:
+            return run_once(
+                job.folder,
+                job.command,
+                environment=self._environment(place),
+                is_finished=lambda: is_finished(job.folder, job.stages),
+                on_start=lambda child: self._children.__setitem__(job.folder.name, child),
+            )
+        finally:
+            self._children.pop(job.folder.name, None)
+            self._free.append(place)
+
+    def _environment(self, place: int) -> dict[str, str]:
+        share = max(1, (os.cpu_count() or 1) // (self._workers * self._processes))
+        environment = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(share)}
+        if _num_gpus():
+            mine = range(place * self._processes, (place + 1) * self._processes)
+            visible = [gpu for gpu in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu]
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(visible[i] if visible else str(i) for i in mine)
+        return environment
+
+
+def _num_gpus() -> int:
+    """GPUs that this process may use; asks the system, because importing torch takes seconds."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([gpu for gpu in visible.split(",") if gpu.strip() not in ("", "-1")])
+    return len(list(Path("/dev").glob("nvidia[0-9]*")))
+
+
+# --- Slurm ----------------------------------------------------------------------------------------------
+
+
+class SlurmLauncher:
+    """Array jobs. They outlive the sweep: a later one finds them in Slurm's queue by the name of their run."""
+
+    def __init__(self, cluster: ClusterConfig, study: Path) -> None:
+        self._cluster, self._study = cluster, study
+
+    def submit(self, jobs: Sequence[Job]) -> None:
+        if not jobs:
+            return
+        os.environ["SUBMITIT_PREEMPT_SIGNAL"] = (
+            "USR1"  # what ligo.grow saves a checkpoint at; read when imported
+        )
+        submitit = require("submitit", extra="slurm", why="cluster=slurm")
+        cluster = self._cluster
+        executor = submitit.SlurmExecutor(self._study / ".submitit", max_num_timeout=cluster.max_restarts)
+        executor.update_parameters(
+            **{
+                "job_name": self._study.name,
+                "stderr_to_stdout": True,
+                "srun_args": ["--kill-on-bad-exit=1"],  # ranks wait for each other for ever otherwise
+                **cluster.slurm,
+                "nodes": cluster.nodes,
+                "ntasks_per_node": cluster.processes,
+                "array_parallelism": cluster.workers,
+            }
+        )
+        submitted = executor.map_array(SlurmTask(cluster.max_restarts), jobs)
+        for job, slurm_job in zip(jobs, submitted, strict=True):
+            write_text(job.folder / LOGS / "slurm", slurm_job.job_id + "\n")
+
+    def at_work(self) -> set[str]:
+        return set(slurm_queue(self._study))
+
+    def queue(self) -> dict[str, str]:
+        return slurm_queue(self._study)
+
+    def stop(self, signal_number: int) -> None:
+        """Nothing: Slurm's jobs go on without the sweep (scancel ends them)."""
+
+
+def slurm_queue(study: Path) -> dict[str, str]:
+    """Name of a run -> what Slurm says of it, for the runs of a study that Slurm has, waiting or running."""
+    ids = {file.read_text().strip(): file.parent.parent.name for file in study.glob(f"*/{LOGS}/slurm")}
+    if not ids or shutil.which("squeue") is None:
+        return {}
+    answer = subprocess.run(
+        ["squeue", "--noheader", "--array", "--me", "--format=%i|%T|%r"], capture_output=True, text=True
+    )
+    rows = (line.split("|") for line in answer.stdout.splitlines())
+    return {
+        ids[job]: f"Slurm job {job}: {state.lower()}" + (f" ({reason})" if reason not in ("None", "") else "")
+        for job, state, reason in rows
+        if job in ids
+    }
+
+
+class SlurmTask:
+    """What each task of a Slurm job does; submitit starts it on every task through srun.
+
+    Task 0 holds the run's lock and records the attempt; all tasks run the same command, as ranks of one run.
+    """
+
+    def __init__(self, max_restarts: int) -> None:
+        self._max_restarts = max_restarts
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def __call__(self, job: Job) -> int | None:
+        if is_finished(job.folder, job.stages):
+            return None
+        rank = int(os.environ.get("SLURM_PROCID", "0"))
+        code = self._follow(job, rank) if rank else self._lead(job)
+        if (
+            code == EXIT_PREEMPTED
+            and rank == 0
+            and int(os.environ.get("SLURM_RESTART_COUNT", "0")) < self._max_restarts
+        ):
+            # Slurm does it by itself where it preempts by requeueing; then this is refused, which is as well
+            subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], capture_output=True)
+        if code not in (0, EXIT_PREEMPTED, None):
+            sys.exit(abs(code))
+        return code
+
+    def _lead(self, job: Job) -> int | None:
+        code = run_once(
+            job.folder,
+            job.command,
+            where=os.environ["SLURM_JOB_ID"],
+            is_finished=lambda: is_finished(job.folder, job.stages),
+            on_start=self._keep,
+        )
+        if code is None and int(os.environ.get("SLURM_NTASKS", "1")) > 1:
+            raise RuntimeError(
+                f"{job.folder} is finished, or another job is at it: the other tasks need not wait"
+            )
+        return code
+
+    def _follow(self, job: Job, rank: int) -> int:
+        (job.folder / LOGS).mkdir(parents=True, exist_ok=True)
+        with open(job.folder / LOGS / f"rank-{rank}.log", "ab") as log:
+            self._child = subprocess.Popen(job.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        return self._child.wait()
+
+    def _keep(self, child: subprocess.Popen[bytes]) -> None:
+        self._child = child
+
+    def checkpoint(self, job: Job) -> Any:
+        """submitit calls this before it requeues, at Slurm's warning: the run saves a checkpoint and ends."""
+        import submitit
+
+        if self._child is not None:  # it got the signal too, as every process of a Slurm job does
+            _, ended = os.waitpid(self._child.pid, 0)  # not wait(): this interrupts one that holds its lock
+            record_end(job.folder, os.waitstatus_to_exitcode(ended))
+            self._child = None
+        return submitit.helpers.DelayedSubmission(self, job)
