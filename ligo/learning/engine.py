@@ -49,8 +49,9 @@ class OperatorLoss(nn.Module):
 class OperatorEngine(Protocol):
     """Maps with their optimiser, ready to step."""
 
-    def step(self, windows: np.ndarray, rate_factor: float, outside: Outside) -> tuple[float, float]:
-        """One optimiser step on this rank's windows: (mean loss over ranks, gradient norm before clipping).
+    def step(self, windows: np.ndarray, rate_factor: float, outside: Outside) -> tuple[float, float | None]:
+        """One optimiser step on this rank's windows: (mean loss over ranks, gradient norm before clipping, which
+        DeepSpeed does not tell without ZeRO).
 
         Args:
             rate_factor: of the schedule; multiplies every group's own rate.
@@ -78,7 +79,7 @@ class _Engine:
 class TorchOperatorEngine(_Engine):
     """One process."""
 
-    def step(self, windows: np.ndarray, rate_factor: float, outside: Outside) -> tuple[float, float]:
+    def step(self, windows: np.ndarray, rate_factor: float, outside: Outside) -> tuple[float, float | None]:
         self._set_rates(rate_factor, self._adam.param_groups)
         total = 0.0
         for batch in self._micro_batches(windows):
@@ -123,7 +124,7 @@ class DeepSpeedOperatorEngine(_Engine):
             dist_init_required=False,
         )
 
-    def step(self, windows: np.ndarray, rate_factor: float, outside: Outside) -> tuple[float, float]:
+    def step(self, windows: np.ndarray, rate_factor: float, outside: Outside) -> tuple[float, float | None]:
         self._set_rates(rate_factor, self._optimizer.param_groups)
         total = 0.0
         for batch in self._micro_batches(windows):
@@ -131,7 +132,8 @@ class DeepSpeedOperatorEngine(_Engine):
             self._engine.backward(loss)
             self._engine.step()
             total += float(loss.detach()) / self._shape.micro_batches
-        return distributed.mean_over_ranks(total), float(self._engine.get_global_grad_norm())
+        norm = self._engine.get_global_grad_norm()
+        return distributed.mean_over_ranks(total), None if norm is None else float(norm)
 
     def close(self) -> None:
         self._engine.destroy()

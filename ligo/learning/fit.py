@@ -166,7 +166,7 @@ def learn_operator(
             tokens_seen += micro_batch_tokens * num_micro_batches
             flops += chosen.step.training * num_micro_batches
             recomputed += chosen.again[config.recompute] * num_micro_batches
-            values = {"train/loss": loss, "grad_norm": norm}
+            values = {"train/loss": loss} | ({} if norm is None else {"grad_norm": norm})
             if (step + 1) % operator.evaluate_every == 0 or step + 1 == num_steps:
                 values["eval/loss"] = current = evaluate_learned()
                 flops += evaluation_flops

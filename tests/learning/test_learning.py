@@ -63,12 +63,14 @@ def learn(
     plan: GrowthPlan,
     how: LearnConfig | None = None,
     small: dict[str, torch.Tensor] | None = None,
+    deepspeed: dict[str, Any] | None = None,
     **changes: Any,
 ) -> tuple[LearnedOperator, list[dict[str, Any]]]:
     log: list[dict[str, Any]] = []
     learned = learn_operator(
         plan, (small or small_weights(plan)).__getitem__, windows, [windows(100), windows(101)], learning(**changes),
         how or LearnConfig(), log.append, objective=make_objective(plan.target), seed=0,
+        deepspeed=deepspeed,
     )  # fmt: skip
     return learned, log
 
