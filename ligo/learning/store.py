@@ -7,6 +7,7 @@ A tensor is given in float32 for as long as it is used, so no float copy of the 
 from __future__ import annotations
 
 import logging
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
@@ -14,6 +15,7 @@ from typing import Any, Protocol
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.nn import functional as F
 
 from ligo.core import distributed
 from ligo.core.errors import CheckpointError, require
@@ -46,7 +48,7 @@ class _Store(ABC):
         Args:
             read: gives each tensor as it is stored, on the CPU.
         """
-        self.device, self._read_stored = device, read
+        self.device, self._family, self._read_stored = device, family, read
         self.held: dict[str, Held] = {}
         with progress("reading the small model", len(family.tensors)) as bar:
             for spec in family.tensors:
@@ -92,8 +94,12 @@ class NF4(_Store):
     def hold_matrix(self, spec: TensorSpec) -> Held:
         if not is_quantised(spec):
             return {"values": self._stored(spec.name, torch.bfloat16)}
+        # as one row of whole blocks: the CPU kernel of bitsandbytes 0.50.2 takes the wrong scales for some lengths of
+        # rows (32, 48, 96), and compiles one for each odd shape
+        flat = self._stored(spec.name).flatten()
+        row = F.pad(flat, (0, -len(flat) % BLOCK))
         packed, state = _bitsandbytes().quantize_4bit(
-            self._stored(spec.name), blocksize=BLOCK, compress_statistics=True, quant_type="nf4"
+            row, blocksize=BLOCK, compress_statistics=True, quant_type="nf4"
         )
         return {"packed": packed, **state.as_dict(packed=True)}
 
@@ -103,8 +109,9 @@ class NF4(_Store):
         functional = _bitsandbytes()
         parts = {part: tensor for part, tensor in held.items() if part != "packed"}
         state = functional.QuantState.from_dict(parts, device=self.device)
-        restored: Tensor = functional.dequantize_4bit(held["packed"], state)
-        return restored
+        row: Tensor = functional.dequantize_4bit(held["packed"], state).flatten()
+        shape = self._family.by_name[name].shape(self._family.spaces)
+        return row[: math.prod(shape)].view(shape)
 
 
 class Offload(_Store):
