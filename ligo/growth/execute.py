@@ -6,9 +6,8 @@ maps and autograd, writing calls it with what was learned.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -31,21 +30,22 @@ ReadSource = Callable[[TensorJob, int], Tensor]
 
 
 class _MixLayers(torch.autograd.Function):
-    """sum_j weights[j] * layers[j]. Layers are read one by one, and again in the backward pass: never two are held."""
+    """sum_j weights[j] * layer(j), adding up in place. The backward pass reads each layer again, so that nothing of a
+    layer's size is kept for it."""
 
     @staticmethod
-    def forward(ctx: Any, weights: Tensor, layers: Sequence[Callable[[], Tensor]]) -> Tensor:
-        ctx.layers, ctx.device = layers, weights.device
+    def forward(ctx: Any, weights: Tensor, layer: Callable[[int], Tensor]) -> Tensor:
+        ctx.layer, ctx.num_layers = layer, len(weights)
         first, *others = weights.tolist()
-        mixed = layers[0]() * first
-        for weight, read in zip(others, layers[1:], strict=True):
-            mixed.add_(read(), alpha=weight)
+        mixed = layer(0) * first
+        for index, weight in enumerate(others, 1):
+            mixed.add_(layer(index), alpha=weight)
         return mixed
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         flat = gradients[0].reshape(-1)
-        return torch.stack([flat @ read().reshape(-1) for read in ctx.layers]).to(ctx.device, torch.float64), None
+        return torch.stack([flat @ ctx.layer(index).reshape(-1) for index in range(ctx.num_layers)]), None
 
 
 def grow_tensor(job: TensorJob, plan: GrowthPlan, maps: GrowthMaps, read: ReadSource) -> Tensor:
@@ -115,9 +115,8 @@ def _mix_depth(job: TensorJob, maps: GrowthMaps, read: ReadSource) -> Tensor:
         layer, weight = row[0]
         tensor = read(job, layer)
         return tensor if weight == 1.0 else tensor * weight
-    layers = [partial(read, job, layer) for layer, _ in row]
     weights = torch.stack([torch.as_tensor(weight, dtype=torch.float64) for _, weight in row])
-    mixed: Tensor = _MixLayers.apply(weights, layers)
+    mixed: Tensor = _MixLayers.apply(weights, lambda index: read(job, row[index][0]))
     return mixed
 
 

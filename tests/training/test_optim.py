@@ -28,7 +28,9 @@ SAME = 1e-6  # float32 rounding, of losses up to 5
 FAMILY = family_of(tiny_config())
 DEEPSPEED = 1e-5  # the same over eight steps
 EIGHT_BITS = 5e-3  # of losses between 4.5 and 4.7
-WIDE = tiny_config(hidden_size=64, intermediate_size=96)  # bitsandbytes leaves tensors of less than 4096 numbers in float32
+WIDE = tiny_config(
+    hidden_size=64, intermediate_size=96
+)  # bitsandbytes leaves tensors of less than 4096 numbers in float32
 BETAS, DECAY, STEPS, REWARM = (0.9, 0.999), 0.1, 12, 5
 
 
