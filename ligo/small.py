@@ -81,6 +81,7 @@ def train_small(config: GrowConfig, run: Run, digest: str, tracker: Tracker) -> 
         tracker=tracker,
         checkpoints=run.checkpoints("small"),
         config_hash=digest,
+        run_id=run.id,
     )
     weights, (step, moments) = engine.weights(), engine.moments()
     engine.close()

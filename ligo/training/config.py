@@ -12,7 +12,9 @@ from ligo.core.errors import ConfigError, nearest
 
 SCHEDULES = ("cosine", "wsd", "constant")
 ENGINES = ("deepspeed", "torch")
-PRECISIONS = ("fp32", "bf16")
+PRECISIONS = ("fp32", "bf16", "fp16")
+EXPORTS = ("none", "last", "every")
+ON_SPIKE = ("warn", "rewind")
 
 
 @dataclass(kw_only=True)
@@ -50,7 +52,18 @@ class TrainConfig:
     engine: str = "deepspeed"
     """deepspeed, or torch (one process)."""
     precision: str = "fp32"
-    """fp32 or bf16 (the optimiser's copy of the weights stays in fp32)."""
+    """fp32, bf16 or fp16 (the optimiser's copy of the weights stays in fp32); fp16 needs DeepSpeed and a GPU."""
+
+    keep_last: int = 2
+    """How many of the newest checkpoints stay."""
+    keep_every: int = 0
+    """Checkpoints of steps that this divides stay for good; 0 for none."""
+    export: str = "none"
+    """none, last or every: which checkpoints hold the model as a stock Hugging Face folder too."""
+    spike_factor: float = 0.0
+    """A loss above this many times the median of the 32 before it is a spike; 0 for never."""
+    on_spike: str = "warn"
+    """warn, or rewind: go on from the newest checkpoint, with the data since then left out."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +85,11 @@ def check(config: TrainConfig, section: str) -> None:
     Raises:
         ConfigError: an unknown schedule, engine or precision, or a rate or budget that is not positive.
     """
-    for key, options in (("schedule", SCHEDULES), ("engine", ENGINES), ("precision", PRECISIONS)):
+    choices = (
+        ("schedule", SCHEDULES), ("engine", ENGINES), ("precision", PRECISIONS), ("export", EXPORTS),
+        ("on_spike", ON_SPIKE),
+    )  # fmt: skip
+    for key, options in choices:
         value = getattr(config, key)
         if value not in options:
             raise ConfigError(
@@ -85,8 +102,9 @@ def check(config: TrainConfig, section: str) -> None:
         check_between(f"{section}.{key}", getattr(config, key), 0, 1)
     for key in ("beta1", "beta2"):
         check_between(f"{section}.{key}", getattr(config, key), 0, 1 - 1e-12)
-    for key in ("weight_decay", "clip"):
+    for key in ("weight_decay", "clip", "keep_every", "spike_factor"):
         check_between(f"{section}.{key}", getattr(config, key), 0)
+    check_between(f"{section}.keep_last", config.keep_last, 1)
     if config.max_tokens < config.batch_tokens:
         raise ConfigError(
             f"{section}.max_tokens={config.max_tokens} is less than one step of {section}.batch_tokens="
