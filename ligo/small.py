@@ -83,6 +83,7 @@ def train_small(config: GrowConfig, run: Run, digest: str, tracker: Tracker) -> 
         tracker=tracker,
         checkpoints=run.checkpoints("small"),
         config_hash=digest,
+        run_id=run.id,
     )
     weights = engine.weights()
     moments = engine.moments() if keeps_moments(training) else None

@@ -356,6 +356,7 @@ class GrowthRun:
             tracker=self._tracker,
             checkpoints=self.run.checkpoints(arm),
             config_hash=self._config_hash,
+            run_id=self.run.id,
         )
         if keep:
             self._keep_trained(engine.weights(), done.tokens, done.loss)

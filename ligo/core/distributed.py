@@ -113,6 +113,22 @@ def max_over_ranks(value: float) -> float:
     return _reduce(value, "MAX")
 
 
+def gather_text(text: str) -> list[str]:
+    """A text of every rank, by rank, on all of them."""
+    if world_size() == 1:
+        return [text]
+    import torch
+    import torch.distributed as dist
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    content = text.encode()
+    padded = bytearray(content.ljust(int(max_over_ranks(float(len(content))))))
+    mine = torch.frombuffer(padded, dtype=torch.uint8).to(device)
+    gathered = [torch.empty_like(mine) for _ in range(world_size())]
+    dist.all_gather(gathered, mine)
+    return [bytes(each.cpu().numpy()).decode().rstrip() for each in gathered]
+
+
 def _reduce(value: float, operation: str) -> float:
     if world_size() == 1:
         return value

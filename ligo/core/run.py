@@ -17,6 +17,7 @@ import platform
 import shlex
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ from ligo.core.files import read_json, write_json, write_text
 _VERSIONS_OF = ("ligo", "torch", "transformers", "deepspeed", "safetensors", "tokenizers", "wandb", "numpy")
 
 _INDECISIVE = ("run", "output", "stages", "tracking")
-_INDECISIVE_KEYS = (("data", "cache_dir"), ("train", "save_every"))
+_INDECISIVE_KEYS = {"data": ("cache_dir",), "train": ("save_every", "keep_last", "keep_every", "export")}
 
 
 def config_hash(config: dict[str, Any]) -> str:
@@ -41,9 +42,9 @@ def config_hash(config: dict[str, Any]) -> str:
     may ask for other stages in the same folder.
     """
     decisive = {key: value for key, value in config.items() if key not in _INDECISIVE}
-    for group, key in _INDECISIVE_KEYS:
+    for group, keys in _INDECISIVE_KEYS.items():
         if isinstance(decisive.get(group), dict):
-            decisive[group] = {k: v for k, v in decisive[group].items() if k != key}
+            decisive[group] = {k: v for k, v in decisive[group].items() if k not in keys}
     return hashlib.sha256(json.dumps(decisive, sort_keys=True, default=str).encode()).hexdigest()[:8]
 
 
@@ -90,6 +91,11 @@ class Run:
     @property
     def report(self) -> Path:
         return self.folder / "report.html"
+
+    @property
+    def id(self) -> str:
+        """Drawn when the folder was begun; its checkpoints carry it, and those of other runs are not loaded."""
+        return str(read_json(self.folder / "manifest.json").get("run_id", ""))
 
     def checkpoints(self, arm: str) -> Path:
         return self.folder / "checkpoints" / arm
@@ -185,6 +191,7 @@ def command_line() -> str:
 
 def _manifest(seed: int) -> dict[str, Any]:
     return {
+        "run_id": uuid.uuid4().hex,
         "command": command_line(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "seed": seed,

@@ -9,6 +9,9 @@ from typing import Any
 from ligo.core.errors import disk_full
 from ligo.core.files import write_json, write_text
 
+MEASURED = ("wall_s", "tokens_per_s", "mfu", "memory_bytes")
+"""Keys of a record in which two runs of the same config differ; all others are equal."""
+
 
 def read_records(path: Path) -> list[dict[str, Any]]:
     """All whole lines; a last line that was cut in the middle is left out."""

@@ -11,11 +11,13 @@ from ligo.core.errors import ConfigError, nearest
 
 SCHEDULES = ("cosine", "wsd", "constant")
 ENGINES = ("deepspeed", "torch")
-PRECISIONS = ("fp32", "bf16")
+PRECISIONS = ("fp32", "bf16", "fp16")
 OPTIMIZERS = ("adamw", "muon", "adamw8bit", "paged_adamw8bit")
 DECAYS = ("linear", "sqrt")
 ATTENTIONS = ("sdpa", "eager", "flash_attention_2")
 CHECKPOINTING = ("none", "full")
+EXPORTS = ("none", "last", "every")
+ON_SPIKE = ("warn", "rewind")
 
 
 @dataclass(kw_only=True)
@@ -62,7 +64,7 @@ class TrainConfig:
     engine: str = "deepspeed"
     """deepspeed, or torch (one process)."""
     precision: str = "fp32"
-    """fp32 or bf16 (the optimiser's copy of the weights stays in fp32)."""
+    """fp32, bf16 or fp16 (the optimiser's copy of the weights stays in fp32); fp16 needs DeepSpeed and a GPU."""
     activation_checkpointing: str = "none"
     """none, or full: activations inside each layer are made again in the backward pass, for a third more compute."""
     attention: str = "sdpa"
@@ -75,6 +77,16 @@ class TrainConfig:
     """Probability at which training drops the last layer in the end, earlier ones less (progressive layer dropping)."""
     token_drop: float = 0.0
     """Part of the tokens that the layers between first and last pass over in training (random-LTD)."""
+    keep_last: int = 2
+    """How many of the newest checkpoints stay."""
+    keep_every: int = 0
+    """Checkpoints of steps that this divides stay for good; 0 for none."""
+    export: str = "none"
+    """none, last or every: which checkpoints hold the model as a stock Hugging Face folder too."""
+    spike_factor: float = 0.0
+    """A loss above this many times the median of the 32 before it is a spike; 0 for never."""
+    on_spike: str = "warn"
+    """warn, or rewind: go on from the newest checkpoint, with the data since then left out."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +110,8 @@ _CHOICES = {
     "precision": PRECISIONS,
     "attention": ATTENTIONS,
     "activation_checkpointing": CHECKPOINTING,
+    "export": EXPORTS,
+    "on_spike": ON_SPIKE,
 }
 
 
@@ -123,8 +137,9 @@ def check(config: TrainConfig, section: str) -> None:
         check_between(f"{section}.{key}", getattr(config, key), 0, 0.9)
     for key in ("beta1", "beta2"):
         check_between(f"{section}.{key}", getattr(config, key), 0, 1 - 1e-12)
-    for key in ("weight_decay", "clip", "rewarm_steps"):
+    for key in ("weight_decay", "clip", "rewarm_steps", "keep_every", "spike_factor"):
         check_between(f"{section}.{key}", getattr(config, key), 0)
+    check_between(f"{section}.keep_last", config.keep_last, 1)
     if config.max_tokens < config.batch_tokens:
         raise ConfigError(
             f"{section}.max_tokens={config.max_tokens} is less than one step of {section}.batch_tokens="

@@ -1,10 +1,12 @@
 """Engines: what takes an optimiser step. DeepSpeed for any number of ranks, plain torch for one.
 
-Batches are int64 arrays, one window or image per row; a rank hands its own rows to `step`.
+Batches are int64 arrays, one window or image per row; a rank hands its own rows to `step`. A step whose loss or
+gradient is not finite, on any rank, changes nothing on all of them.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -17,13 +19,17 @@ import torch
 from torch import Tensor, nn
 
 from ligo.core import distributed
-from ligo.core.errors import ConfigError, require
+from ligo.core.errors import require
 from ligo.core.libraries import quiet_libraries
 from ligo.families.stock import as_on_disk
 from ligo.training.compute import set_up
 from ligo.training.config import BatchShape, TrainConfig, check_deepspeed_keys
 from ligo.training.objectives import Objective
 from ligo.training.optim import make_optimizer, set_rate
+from ligo.training.state import Held, Stretch, read_state, write_state
+
+# how DeepSpeed's loss scalers name what changes in them
+_SCALE = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 
 Moments = Mapping[str, tuple[Tensor, Tensor]]
 """Name of a parameter in the running model -> its exp_avg and exp_avg_sq, in its full shape."""
@@ -37,14 +43,30 @@ class Engine(Protocol):
     objective: Objective
 
     def step(self, windows: np.ndarray, lr: float) -> tuple[float, float | None]:
-        """One optimiser step on this rank's windows: (mean loss over ranks, gradient norm before clipping)."""
+        """One optimiser step on this rank's windows: (mean loss over ranks, gradient norm before clipping).
+
+        Where either is not finite, no step was taken, and weights and optimiser are what they were.
+        """
         ...
 
-    def save(self, folder: Path) -> None:
-        """Write model and optimiser below `folder`; every rank calls it."""
+    def save(self, folder: Path) -> dict[str, str]:
+        """Write what this rank holds of model and optimiser below `folder`; every rank calls it.
+
+        Returns:
+            The file's name, and its SHA-256 in hex.
+
+        Raises:
+            OSError: the disk is full or cannot be written.
+        """
         ...
 
-    def load(self, folder: Path) -> None: ...
+    def load(self, folder: Path) -> None:
+        """Take up what any engine saved on any number of ranks; every rank calls it.
+
+        Raises:
+            CheckpointError: it is not the state of this model and optimiser.
+        """
+        ...
 
     def weights(self) -> dict[str, Tensor]:
         """The model's full weights on the CPU, by their names on disk (rank 0; empty elsewhere); every rank
@@ -88,22 +110,22 @@ class TorchEngine:
                 loss = self.objective.loss(self.module, part) / self._shape.micro_batches
             loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
-        norm = nn.utils.clip_grad_norm_(self.module.parameters(), self._config.clip or float("inf"))
-        set_rate(self._optimizer, lr)
-        self._optimizer.step()
+        norm = float(nn.utils.clip_grad_norm_(self.module.parameters(), self._config.clip or float("inf")))
+        if math.isfinite(total) and math.isfinite(norm):
+            set_rate(self._optimizer, lr)
+            self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
-        return total, float(norm)
+        return total, norm
 
-    def save(self, folder: Path) -> None:
-        torch.save(
-            {"module": self.module.state_dict(), "optimizer": self._optimizer.state_dict()},
-            folder / "state.pt",
-        )
+    def save(self, folder: Path) -> dict[str, str]:
+        return _save(folder, self._held(), {})
 
     def load(self, folder: Path) -> None:
-        state = torch.load(folder / "state.pt", map_location=self.device, weights_only=True)
-        self.module.load_state_dict(state["module"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        _load(folder, self._held())
+
+    def _held(self) -> Iterator[Held]:
+        for name, parameter in self.module.named_parameters():
+            yield _whole(name, parameter, parameter, self._optimizer.state)
 
     def weights(self) -> dict[str, Tensor]:
         return as_on_disk(self.module, {n: p.detach().cpu() for n, p in self.module.named_parameters()})
@@ -128,15 +150,31 @@ class TorchEngine:
         pass
 
 
+def _whole(name: str, parameter: Tensor, master: Tensor, states: Mapping[Any, Any]) -> Held:
+    """A parameter that every rank holds as a whole, in `master`."""
+    stretch = Stretch(name, tuple(parameter.shape), 0, 0, master.numel())
+    return Held(master, states[master], (stretch,), replicated=True)
+
+
+def _save(folder: Path, held: Iterator[Held], extra: dict[str, Any]) -> dict[str, str]:
+    rank, world_size = distributed.rank(), distributed.world_size()
+    name = f"state-{rank + 1:05d}-of-{world_size:05d}.safetensors"
+    return {name: write_state(folder / name, held, rank=rank, world_size=world_size, extra=extra)}
+
+
+def _load(folder: Path, held: Iterator[Held]) -> dict[str, Any]:
+    return read_state(sorted(folder.glob("state-*.safetensors")), held, rank=distributed.rank())
+
+
 def _moments_in(state: Mapping[Any, Any], parameter: Tensor) -> tuple[Tensor, Tensor]:
     """Moments on the CPU; a parameter that never had a gradient has none yet."""
-    if parameter not in state:
+    if "exp_avg" not in state.get(parameter, {}):
         return torch.zeros_like(parameter, device="cpu"), torch.zeros_like(parameter, device="cpu")
     return state[parameter]["exp_avg"].cpu(), state[parameter]["exp_avg_sq"].cpu()
 
 
 def _steps_in(state: Mapping[Any, Any]) -> int:
-    return max((int(entry["step"]) for entry in state.values()), default=0)
+    return max((int(entry["step"]) for entry in state.values() if "step" in entry), default=0)
 
 
 def deepspeed_config(keys: Mapping[str, Any], config: TrainConfig, shape: BatchShape) -> dict[str, Any]:
@@ -207,25 +245,110 @@ class DeepSpeedEngine:
         )
         self.module, self.device = self._engine.module, torch.device(self._engine.device)
         self.objective, self._shape = objective, shape
+        self._stage = int(self._engine.zero_optimization_stage())
 
     def step(self, windows: np.ndarray, lr: float) -> tuple[float, float | None]:
         set_rate(self._optimizer, lr)
-        total = 0.0
-        for part in micro_batches(windows, self._shape, self.device):
+        total = mean = 0.0
+        for number, part in enumerate(micro_batches(windows, self._shape, self.device), start=1):
             loss = self.objective.loss(self._engine, part)
-            self._engine.backward(loss)
-            self._engine.step()
             total += float(loss.detach()) / self._shape.micro_batches
+            if number == self._shape.micro_batches:
+                mean = distributed.mean_over_ranks(total)
+                if not math.isfinite(mean):
+                    loss = loss * math.nan  # gradients may be finite where the loss is not; these are not
+            self._engine.backward(loss)
+            if number < self._shape.micro_batches or self._checks_gradients:
+                self._engine.step()
+        if not self._checks_gradients:
+            return mean, self._step_if_finite()
         norm = self._engine.get_global_grad_norm()
-        return distributed.mean_over_ranks(total), None if norm is None else float(norm)
+        return mean, None if norm is None else float(norm)
 
-    def save(self, folder: Path) -> None:
-        self._engine.save_checkpoint(str(folder), tag="engine", save_latest=False)
+    @property
+    def _checks_gradients(self) -> bool:
+        """Whether DeepSpeed itself leaves a step out where gradients are not finite: always but in plain float32."""
+        return self._stage > 0 or hasattr(self._optimizer, "fp32_groups")
+
+    def _step_if_finite(self) -> float:
+        """The gradient's norm; the gradient is the ranks' mean already."""
+        norm = float(nn.utils.get_total_norm(p.grad for p in self.module.parameters() if p.grad is not None))
+        if math.isfinite(norm):
+            self._engine.step()
+        else:
+            self._engine.zero_grad()
+            self._engine.micro_steps += 1  # as `step` counts them
+        return norm
+
+    def save(self, folder: Path) -> dict[str, str]:
+        return _save(folder, self._held(), {"loss_scale": self._loss_scale()})
 
     def load(self, folder: Path) -> None:
-        path, _ = self._engine.load_checkpoint(str(folder), tag="engine")
-        if path is None:
-            raise ConfigError(f"DeepSpeed found no engine state in {folder}.\n  Try: remove that folder")
+        if self._stage == 3:
+            self._optimizer.checkpoint_event_prologue()  # parts what is gathered
+        extra = _load(folder, self._held())
+        if self._scaler is not None:
+            for key, value in extra.get("loss_scale", {}).items():
+                setattr(self._scaler, key, value)
+        with torch.no_grad():
+            if self._stage in (1, 2):
+                self._optimizer.update_lp_params()
+            elif self._stage == 3:
+                for number in range(len(self._optimizer.fp16_groups)):
+                    self._optimizer._reassign_or_swap_out_partitioned_parameters(number)
+                self._optimizer.checkpoint_event_epilogue()
+            else:
+                for parameter, master in self._masters().items():
+                    parameter.copy_(master)
+
+    def _held(self) -> Iterator[Held]:
+        """What this rank steps, and then the parameters that nothing steps."""
+        names = {parameter: name for name, parameter in self.module.named_parameters()}
+        states = self._optimizer.state
+        if self._stage == 0:
+            for parameter, master in self._masters().items():
+                yield _whole(names.pop(parameter), parameter, master, states)
+        elif self._stage == 3:
+            rank = distributed.rank()
+            for group, flat in zip(
+                self._optimizer.fp16_groups, self._optimizer.fp32_partitioned_groups_flat, strict=True
+            ):
+                stretches, offset = [], 0
+                for parameter in group:
+                    stretches.append(_dealt(names.pop(parameter), parameter, rank, offset))
+                    offset += parameter.partition_numel()
+                yield Held(flat, states[flat], tuple(stretches))
+            for parameter, name in names.items():
+                yield Held(parameter.ds_tensor, {}, (_dealt(name, parameter, rank, 0),))
+            return
+        else:
+            groups = self._optimizer
+            for group, flat, part in zip(
+                groups.bit16_groups,
+                groups.bit16_groups_flat,
+                groups.single_partition_of_fp32_groups,
+                strict=True,
+            ):
+                first = part.numel() * distributed.rank()  # of this rank's share, in the flattened group
+                stretches = []
+                for parameter in group:
+                    begin = parameter.storage_offset() - flat.storage_offset()
+                    start, stop = max(begin, first), min(begin + parameter.numel(), first + part.numel())
+                    name = names.pop(parameter)
+                    if start < stop:
+                        shape = tuple(parameter.shape)
+                        stretches.append(Stretch(name, shape, start - begin, start - first, stop - start))
+                yield Held(part, states[part], tuple(stretches))
+        for parameter, name in names.items():
+            yield _whole(name, parameter, parameter, {parameter: {}})
+
+    @property
+    def _scaler(self) -> Any:
+        """DeepSpeed's loss scaler, where there is one; fp16 alone moves it."""
+        return getattr(self._optimizer, "loss_scaler", getattr(self._optimizer, "loss_scale_config", None))
+
+    def _loss_scale(self) -> dict[str, float]:
+        return {key: value for key, value in vars(self._scaler or object).items() if key in _SCALE}
 
     def weights(self) -> dict[str, Tensor]:
         import deepspeed
@@ -277,22 +400,29 @@ class DeepSpeedEngine:
         when the first of several groups has been stepped, and forgets it when it loads a checkpoint."""
         from deepspeed.utils import lazy_init_hp_params_optimizer_state
 
-        if self._engine.zero_optimization_stage() in (1, 2):
+        if self._stage in (1, 2):
             flat = self._optimizer.single_partition_of_fp32_groups
             for parameters, partition in zip(self._optimizer.bit16_groups, flat, strict=True):
                 lazy_init_hp_params_optimizer_state(parameters, partition, self._optimizer.state)
 
     def _masters(self) -> dict[Tensor, Tensor]:
         """Without ZeRO, the key of each parameter in the optimiser's state: itself, or its float32 master."""
-        if self._engine.zero_optimization_stage() > 0:
+        if self._stage > 0:
             return {}
         if not hasattr(self._optimizer, "fp32_groups"):
-            return {parameter: parameter for parameter in self.module.parameters()}
+            return {parameter: parameter for parameter in self.module.parameters() if parameter.requires_grad}
         groups = zip(self._optimizer.fp16_groups, self._optimizer.fp32_groups, strict=True)
         return {parameter: master for pair in groups for parameter, master in zip(*pair, strict=True)}
 
     def close(self) -> None:
         self._engine.destroy()
+
+
+def _dealt(name: str, parameter: Any, rank: int, offset: int) -> Stretch:
+    """A rank's piece of a parameter under ZeRO-3, which deals every one out in equal pieces, the last one padded."""
+    size, whole = parameter.partition_numel(), parameter.ds_numel
+    start = min(rank * size, whole)
+    return Stretch(name, tuple(parameter.ds_shape), start, offset, min(size, whole - start))
 
 
 def _set_moment(parameter: Any, moment: Tensor, key: str) -> None:

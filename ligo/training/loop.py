@@ -1,7 +1,7 @@
 """The one loop: continued pretraining, the scratch baseline and small models are all this.
 
-Every step's batch and learning rate are pure functions of the step, so the whole state of a run is the
-engine's state and a step number, and a resumed run equals an uninterrupted one.
+Every step's learning rate is a pure function of the step, its batch of the step and the batches left out, so the
+whole state of a run is the engine's state and a few numbers, and a resumed run equals an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -19,15 +19,17 @@ import numpy as np
 import torch
 
 from ligo.core import distributed
-from ligo.core.errors import EXIT_INTERRUPTED, EXIT_PREEMPTED, Interrupted, NumericsError
-from ligo.core.log import progress
+from ligo.core.errors import EXIT_INTERRUPTED, EXIT_PREEMPTED, ConfigError, Interrupted, NumericsError
+from ligo.core.log import progress, warn
 from ligo.data.loader import rank_slice
 from ligo.tracking.base import Tracker
 from ligo.training.config import TrainConfig
 from ligo.training.dropping import start_step
 from ligo.training.engine import Engine
-from ligo.training.resume import load_latest, save_checkpoint
+from ligo.training.meter import measured
+from ligo.training.resume import discard_after, load_latest, save_checkpoint
 from ligo.training.schedule import learning_rate, num_steps
+from ligo.training.watch import BAD, MOST_BAD, MOST_REWINDS, SPIKE, Health
 
 _SECTIONS = {
     "scratch": "scratch",
@@ -43,7 +45,10 @@ class Windows(Protocol):
 
 @dataclass
 class Progress:
-    """Where an arm stands. `wall_s` is time spent in steps, evaluation and saving left out."""
+    """Where an arm stands. `wall_s` is time spent in steps, evaluation and saving left out.
+
+    Tokens and FLOPs are those spent, also on steps that were not taken or that the run went back behind.
+    """
 
     step: int = 0
     tokens: int = 0
@@ -65,6 +70,7 @@ def train(
     tracker: Tracker,
     checkpoints: Path,
     config_hash: str,
+    run_id: str = "",
 ) -> Progress:
     """Train one arm to the end of its token budget, going on from its newest checkpoint if there is one.
 
@@ -72,26 +78,58 @@ def train(
         flops_per_token: forward and backward.
         flops_share: the part of it that a step costs, where steps leave something out.
         checkpoints: folder of this arm's checkpoints.
+        run_id: of the run folder; checkpoints of other runs are not loaded.
 
     Raises:
         Interrupted: Ctrl-C, SIGTERM or SIGUSR1; a checkpoint was saved.
-        NumericsError: the loss is no longer finite.
+        NumericsError: the loss or the gradient was not finite in several steps in a row, or spikes go on and on.
+        CheckpointError: there are checkpoints, and none can be used.
+        ConfigError: ranks were started with different options.
     """
-    state = Progress()
-    saved = load_latest(engine, checkpoints, config_hash)
+    _agree_on_config(config_hash)
+    state, health = Progress(), Health()
+    saved = load_latest(engine, checkpoints, config_hash, run_id)
     if saved is not None:
-        state = Progress(**saved["progress"])
+        state, health = Progress(**saved["progress"]), Health(**saved["health"])
     tracker.rewind(arm, -1 if saved is None else state.step)
     total = num_steps(config)
+    section = _SECTIONS.get(arm, "train")
 
     def save() -> None:
+        last = state.step == total
         save_checkpoint(
-            engine, checkpoints, {"step": state.step, "config_hash": config_hash, "progress": asdict(state)}
-        )
+            engine, checkpoints,
+            {"step": state.step, "config_hash": config_hash, "run_id": run_id, "progress": asdict(state),
+             "health": asdict(health)},
+            keep_last=config.keep_last, keep_every=config.keep_every,
+            export=config.export == "every" or (config.export == "last" and last),
+        )  # fmt: skip
 
-    def record(**values: float) -> None:
+    def record(**values: float | None) -> None:
         tracker.log({"arm": arm, "step": state.step, "tokens": state.tokens, "flops": state.flops,
                      "wall_s": round(state.wall_s, 3), **values})  # fmt: skip
+
+    def go_back() -> bool:
+        """After a spike, to the newest checkpoint, with the batches since then left out."""
+        if health.rewinds == MOST_REWINDS:
+            raise NumericsError(
+                f"the loss of {arm} spiked again at step {state.step}, after {MOST_REWINDS} returns to a checkpoint.\n"
+                f"  Try: a lower rate, {section}.lr={config.lr / 3:.2g}"
+            )
+        earlier = load_latest(engine, checkpoints, config_hash, run_id, before=state.step)
+        if earlier is None:
+            warn(f"there is no checkpoint yet to go back to; {arm} goes on")
+            return False
+        end = health.batch_of(state.step - 1) + 1
+        rewinds, spiked_at = health.rewinds + 1, state.step
+        vars(health).update(vars(Health(**earlier["health"])), rewinds=rewinds)
+        state.step, state.loss = earlier["step"], earlier["progress"]["loss"]
+        health.leave_out(health.batch_of(state.step), end)
+        discard_after(checkpoints, state.step)
+        tracker.rewind(arm, state.step)
+        record(spiked_at=spiked_at, rewinds=rewinds)
+        warn(f"{arm} goes on from step {state.step}, without the batches up to {end - 1}")
+        return True
 
     with progress(f"training {arm}", total) as bar, _stop_signals() as stop_asked:
         bar.advance(state.step)
@@ -104,24 +142,32 @@ def train(
             # dropout, where a model has any, is drawn from the step as well
             torch.manual_seed(state.step * distributed.world_size() + distributed.rank())
             start_step(engine.module, state.step)
-            loss, norm = engine.step(
-                rank_slice(batches[state.step], distributed.rank(), distributed.world_size()), lr
-            )
-            state.wall_s += time.monotonic() - started
-            state.flops += config.batch_tokens * flops_per_token * flops_share(state.step)
+            windows = batches[health.batch_of(state.step)]
+            loss, norm = engine.step(rank_slice(windows, distributed.rank(), distributed.world_size()), lr)
+            seconds = time.monotonic() - started
+            state.wall_s += seconds
+            step_flops = config.batch_tokens * flops_per_token * flops_share(state.step)
+            state.flops += step_flops
             state.tokens += config.batch_tokens
             state.step += 1
-            if not math.isfinite(loss):
-                raise NumericsError(
-                    f"the loss of {arm} is {loss} at step {state.step} (learning rate {lr:.2g}).\n"
-                    f"  Try: a lower rate, {_SECTIONS.get(arm, 'train')}.lr={config.lr / 3:.2g}"
-                )
-            values = {"train/loss": loss, "lr": lr}
-            if norm is not None:
+            verdict = health.judge(
+                loss, norm, spike_factor=config.spike_factor, scales_losses=config.precision == "fp16"
+            )
+            values: dict[str, float | None] = {"lr": lr, "skipped_steps": health.skipped_steps}
+            if math.isfinite(loss):
+                values["train/loss"] = loss
+            if norm is not None and math.isfinite(norm):
                 values["grad_norm"] = norm
+                values["grad_norm_clipped"] = min(norm, config.clip or math.inf)
+            if verdict == BAD:
+                _complain(arm, state.step, loss, norm, health, section, config.lr)
+            if verdict == SPIKE:
+                warn(f"the loss of {arm} spiked to {loss:.3f} at step {state.step}")
+                if config.on_spike == "rewind" and go_back():
+                    continue
             if state.step % config.evaluate_every == 0 or state.step == total:
                 values["eval/loss"] = state.loss = evaluate(engine, validation)
-            record(**values)
+            record(**values, **measured(config.batch_tokens, step_flops, seconds))
             bar.advance(note=f"loss {state.loss:.3f}")
             stop = _agree_to_stop(stop_asked())
             if stop or state.step % config.save_every == 0 or state.step == total:
@@ -135,6 +181,37 @@ def train(
                     EXIT_INTERRUPTED if stop == signal.SIGINT else EXIT_PREEMPTED,
                 )
     return state
+
+
+def _complain(
+    arm: str, step: int, loss: float, norm: float | None, health: Health, section: str, lr: float
+) -> None:
+    """Say that a step was left out, or stop where that happens again and again."""
+    found = (
+        f"the norm of the gradient of {arm} is {norm}"
+        if math.isfinite(loss)
+        else f"the loss of {arm} is {loss}"
+    )
+    if health.bad_in_a_row < MOST_BAD:
+        warn(f"{found} at step {step}; the step is left out, nothing is changed")
+        return
+    raise NumericsError(
+        f"{found} at step {step}; {MOST_BAD} steps in a row could not be taken.\n"
+        f"  Try: a lower rate, {section}.lr={lr / 3:.2g}"
+    )
+
+
+def _agree_on_config(config_hash: str) -> None:
+    """
+    Raises:
+        ConfigError: ranks were started with different options.
+    """
+    found = distributed.gather_text(config_hash)
+    if len(set(found)) > 1:
+        raise ConfigError(
+            f"the ranks were started with different options (configs {', '.join(sorted(set(found)))}).\n"
+            "  Try: python -m ligo.launch, which composes them once for all ranks"
+        )
 
 
 def evaluate(engine: Engine, validation: list[np.ndarray]) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 from ligo.core import distributed
 from ligo.families.base import family_of
 from ligo.tracking.base import Tracker
-from ligo.tracking.jsonl import JsonlTracker
+from ligo.tracking.jsonl import MEASURED, JsonlTracker, read_records
 from ligo.training.config import TrainConfig, batch_shape
 from ligo.training.engine import make_engine
 from ligo.training.loop import Progress, train
@@ -77,9 +76,8 @@ def run_arm(
 
 
 def records(folder: Path) -> list[dict[str, Any]]:
-    """metrics.jsonl without the wall time."""
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k != "wall_s"} for line in lines]
+    """metrics.jsonl without what is measured."""
+    return [{k: v for k, v in r.items() if k not in MEASURED} for r in read_records(folder / "metrics.jsonl")]
 
 
 if __name__ == "__main__":

@@ -1,0 +1,63 @@
+"""A checkpoint's model as a stock Hugging Face folder, from the files alone: no engine, and one tensor at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from ligo.checkpoint.optimizer import MOMENTS, OPTIMIZER_FILE, write_optimizer_file
+from ligo.checkpoint.reader import read_json_object
+from ligo.checkpoint.writer import write_weights
+from ligo.core.files import write_json
+from ligo.families.base import Family, family_of
+from ligo.families.stock import as_on_disk, skeleton
+from ligo.training.state import WEIGHT, SavedState
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+EXPORTED = "model"
+"""The stock folder inside a checkpoint, where `train.export` asks for one."""
+
+
+def export_checkpoint(checkpoint: Path, folder: Path, *, moments: bool = False) -> None:
+    """Write the model of a checkpoint, in float32, so that plain `from_pretrained` loads it.
+
+    Args:
+        checkpoint: `step-NNNNNNNN`, already verified.
+        folder: is made.
+        moments: write Adam's moments beside it, to be grown with the model (`operator.optimizer_state=grow`).
+
+    Raises:
+        CheckpointError: the files do not hold the whole model.
+        ResourceError: the disk is full.
+    """
+    config = read_json_object(checkpoint / "config.json")
+    family, saved = family_of(config), SavedState(state_files(checkpoint))
+    folder.mkdir(parents=True)
+    write_weights(folder, _on_disk(family, saved, WEIGHT))
+    write_json(folder / "config.json", {**config, "dtype": "float32"})
+    if moments:
+        _write_moments(folder / OPTIMIZER_FILE, family, saved)
+
+
+def state_files(checkpoint: Path) -> list[Path]:
+    """The files of all ranks."""
+    return sorted(checkpoint.glob("state-*.safetensors"))
+
+
+def _on_disk(family: Family, saved: SavedState, key: str) -> Iterator[tuple[str, Tensor]]:
+    """Tensors of the model under their names on disk."""
+    model = skeleton(family)
+    for name, _ in model.named_parameters():
+        yield from as_on_disk(model, {name: saved.whole(key, name).to(torch.float32)}).items()
+
+
+def _write_moments(file: Path, family: Family, saved: SavedState) -> None:
+    step = max(int(saved.numbers(name).get("step", 0)) for name in saved.names())
+    pairs = zip(*(_on_disk(family, saved, moment) for moment in MOMENTS), strict=True)
+    shapes = {name: tuple(tensor.shape) for name, tensor in _on_disk(family, saved, WEIGHT)}
+    write_optimizer_file(file, step, shapes, ((name, first, second) for (name, first), (_, second) in pairs))
