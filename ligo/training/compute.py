@@ -17,6 +17,7 @@ _NEEDS_GPU = (
     ("optimizer", "paged_adamw8bit", "bitsandbytes pages between GPU and CPU memory", "adamw8bit"),
     ("attention", "flash_attention_2", "its kernels are written for CUDA", "sdpa"),
     ("liger", True, "its kernels are written in Triton", "false"),
+    ("compile", True, "on a CPU it compiles for minutes, and steps are no faster afterwards", "false"),
 )
 _PACKAGES = (
     ("optimizer", "adamw8bit", "bitsandbytes", "'ligo[peft]'"),
@@ -41,11 +42,6 @@ def check_fits(config: TrainConfig, deepspeed: Mapping[str, Any]) -> None:
                 f"train.{key}={_shown(value)} needs the package '{package}', which is not installed.\n"
                 f"  Try: pip install {install}"
             )
-    for key, value, why, instead in _NEEDS_GPU:
-        if getattr(config, key) == value and not _has_gpu():
-            raise ConfigError(
-                f"train.{key}={_shown(value)} needs a GPU ({why}), and there is none.\n  Try: train.{key}={instead}"
-            )
     if config.attention == "flash_attention_2" and config.precision == "fp32":
         raise ConfigError(
             "train.attention=flash_attention_2 computes in half precision only, and train.precision=fp32.\n"
@@ -58,6 +54,11 @@ def check_fits(config: TrainConfig, deepspeed: Mapping[str, Any]) -> None:
         )
     if config.engine == "deepspeed":
         _check_stage(config, deepspeed.get("zero_optimization", {}).get("stage", 0))
+    for key, value, why, instead in _NEEDS_GPU:
+        if getattr(config, key) == value and not _has_gpu():
+            raise ConfigError(
+                f"train.{key}={_shown(value)} needs a GPU ({why}), and there is none.\n  Try: train.{key}={instead}"
+            )
 
 
 def _check_stage(config: TrainConfig, stage: int) -> None:
@@ -95,7 +96,13 @@ def set_up(model: Any, config: TrainConfig, family: Family) -> None:
         ConfigError: this model cannot.
     """
     if config.attention != "sdpa":  # which is transformers' own default
-        model.set_attn_implementation(config.attention)
+        try:
+            model.set_attn_implementation(config.attention)
+        except ValueError as error:
+            raise ConfigError(
+                f"train.attention={config.attention}: transformers' {type(model).__name__} has no such attention "
+                f"({error}).\n  Try: train.attention=sdpa"
+            ) from error
     if config.liger:
         from transformers.integrations.liger import apply_liger_kernel
 

@@ -68,7 +68,7 @@ class TrainConfig:
     activation_checkpointing: str = "none"
     """none, or full: activations inside each layer are made again in the backward pass, for a third more compute."""
     attention: str = "sdpa"
-    """sdpa, eager, or flash_attention_2 (package flash_attn, a GPU, bf16)."""
+    """sdpa (eager where a model has no other), eager, or flash_attention_2 (package flash_attn, a GPU, bf16)."""
     liger: bool = False
     """Liger's Triton kernels for norms, rotary embeddings and feed-forward blocks (package liger_kernel, a GPU)."""
     compile: bool = False

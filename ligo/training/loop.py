@@ -225,9 +225,9 @@ def evaluate(engine: Engine, validation: list[np.ndarray]) -> float:
             # all ranks run the same number of forward passes (ZeRO-3 needs that); surplus ones count zero
             mine = min(first + rank, len(validation) - 1)
             loss = objective.loss(engine.module, torch.from_numpy(validation[mine]).to(engine.device))
-            total += float(loss) * objective.num_tokens(validation[mine]) * (first + rank < len(validation))
+            total += float(loss) * objective.weight(validation[mine]) * (first + rank < len(validation))
     engine.module.train()
-    return distributed.mean_over_ranks(total) * world / sum(map(objective.num_tokens, validation))
+    return distributed.mean_over_ranks(total) * world / sum(map(objective.weight, validation))
 
 
 def _agree_to_stop(signal_number: int) -> int:

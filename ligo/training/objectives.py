@@ -75,6 +75,10 @@ class Objective(ABC):
     def num_tokens(self, batch: np.ndarray | Tensor) -> int:
         """Tokens that a model works on in a batch; budgets and FLOPs are counted in them."""
 
+    def weight(self, batch: np.ndarray) -> int:
+        """What a batch counts for in the mean loss of several."""
+        return self.num_tokens(batch)
+
 
 _TOLD_BY_A_MASK = {"opt"}  # transformers does not look at their positions for where documents begin
 
@@ -120,6 +124,36 @@ class CausalLM(TextObjective):
         kept = ~starts[:, 1:]
         losses = F.cross_entropy(logits[kept].float(), batch[:, 1:][kept], reduction="sum")
         return losses / kept.sum().clamp(min=1)
+
+
+class InstructionLM(TextObjective):
+    """Cross-entropy of the tokens of responses; prompts, and what fills a window up, are read and not guessed.
+
+    A window marks such a token t by the number -1 - t (`as_context`). The mean is over the response tokens of the batch
+    that is given, as in transformers with labels of -100, so micro-batches and ranks count alike whatever they hold;
+    without any the loss is zero.
+    """
+
+    def inputs(self, batch: Tensor) -> Tensor:
+        return torch.where(batch < 0, ~batch, batch)[:, :-1]
+
+    def loss(self, run: Run, batch: Tensor) -> Tensor:
+        labels = batch[:, 1:].flatten()
+        logits = run(input_ids=self.inputs(batch), use_cache=False).logits.flatten(0, 1)
+        labels = torch.where(labels < 0, _NOT_GUESSED, labels)
+        summed = F.cross_entropy(logits.float(), labels, ignore_index=_NOT_GUESSED, reduction="sum")
+        return summed / (labels >= 0).sum().clamp(min=1)
+
+    def weight(self, batch: np.ndarray) -> int:
+        return int((batch[:, 1:] >= 0).sum())
+
+
+_NOT_GUESSED = -100  # torch's own ignore_index
+
+
+def as_context(tokens: np.ndarray) -> np.ndarray:
+    """Tokens marked as read and not guessed; the same again gives them back."""
+    return ~tokens
 
 
 class MaskedLM(TextObjective):
@@ -223,6 +257,7 @@ def make_objective(
     *,
     trains: bool = True,
     attend: str = "across",
+    instructions: bool = False,
 ) -> Objective:
     """The objective of a model's head.
 
@@ -231,11 +266,19 @@ def make_objective(
             unless their text has to be prepared.
         trains: whether anything is trained or learned; models without an objective can still be compared.
         attend: as data.attend.
+        instructions: train on responses alone; batches say which tokens are not (`InstructionLM`).
 
     Raises:
         ConfigError: `attend` is not for this objective.
         CheckpointError: there is no head, or no objective for this head; those that exist are named.
     """
+    if instructions:
+        if family.objective != "causal_lm":
+            raise CheckpointError(
+                f"instructions are answered by models that write text, and {family.name} models with the head "
+                f"{family.architecture} do not.\n  Try: a causal model, for example +small=smollm2-135m"
+            )
+        return InstructionLM(family, load_tokenizer)
     if family.objective in OBJECTIVES:
         return OBJECTIVES[family.objective](family, load_tokenizer, attend)
     if trains:

@@ -50,8 +50,12 @@ def run_arm(
     stage: int = 1,
     tracker: Tracker | None = None,
     model_config: dict[str, Any] | None = None,
+    **options: Any,
 ) -> Progress:
-    """Train the tiny arm in `folder`, going on from its checkpoints; metrics go to metrics.jsonl."""
+    """Train the tiny arm in `folder`, going on from its checkpoints; metrics go to metrics.jsonl.
+
+    `options` are those of `train`.
+    """
     model_config = model_config or tiny_config()
     folder.mkdir(parents=True, exist_ok=True)
     shape = batch_shape(config, LENGTH, distributed.world_size())
@@ -70,6 +74,7 @@ def run_arm(
             tracker=tracker or JsonlTracker(folder / "metrics.jsonl", folder / "summary.json"),
             checkpoints=folder / "checkpoints",
             config_hash="test",
+            **options,
         )
     finally:
         engine.close()

@@ -17,7 +17,7 @@ from ligo.data.mask import mask_tokens
 from ligo.families.base import family_of
 from ligo.families.fresh import fresh_config
 from ligo.families.stock import fresh_model
-from ligo.training.objectives import Objective, make_objective
+from ligo.training.objectives import Objective, as_context, make_objective
 from tests.families.tiny_others import OTHERS
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 16}
@@ -64,6 +64,34 @@ def test_causal_lm_guesses_every_next_token(name: str) -> None:
     batch = batch_for(objective)
     own = model(input_ids=batch, labels=batch).loss  # transformers shifts the labels by itself
     assert objective.loss(model, batch).item() == pytest.approx(own.item(), abs=ROUNDING)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_instruction_lm_guesses_the_tokens_of_responses_only(name: str) -> None:
+    family, model = made(name)[0].family, made(name)[1]
+    objective = make_objective(family, instructions=True)
+    tokens = batch_for(objective)
+    context = np.arange(21) < np.array([[3], [20], [0], [7], [21], [10]])  # one row is all context
+    batch = torch.from_numpy(np.where(context, as_context(tokens.numpy()), tokens))
+    labels = tokens.masked_fill(torch.from_numpy(context), -100)
+    own = model(input_ids=tokens, labels=labels).loss
+    assert objective.loss(model, batch).item() == pytest.approx(own.item(), abs=ROUNDING)
+    assert torch.equal(objective.inputs(batch), tokens[:, :-1])
+    assert objective.weight(batch.numpy()) == int((~context[:, 1:]).sum())
+    assert objective.num_tokens(batch) == 6 * 20
+
+    nothing = objective.loss(model, batch[4:5])
+    nothing.backward()  # type: ignore[no-untyped-call]
+    assert nothing.item() == 0 and not any(p.grad.any() for p in model.parameters() if p.grad is not None)
+    everything = make_objective(family)
+    assert objective.loss(model, tokens).item() == pytest.approx(
+        everything.loss(model, tokens).item(), abs=ROUNDING
+    )
+
+
+def test_instructions_need_a_model_that_writes_text() -> None:
+    with pytest.raises(CheckpointError, match=r"models that write text(.|\n)*a causal model"):
+        make_objective(made("bert")[0].family, instructions=True)
 
 
 def test_masked_lm_guesses_hidden_tokens_only() -> None:
