@@ -131,7 +131,7 @@ def source_weights(config: DataConfig) -> dict[str, Fraction]:
                 f"data.sources.{name} has no weight.\n  Sources: {', '.join(config.sources)}.\n  Try: "
                 + (f"data.sources.{close}, if that was meant" if close else f"data.sources.{name}.weight=0.5")
             )
-        check_between(f"data.sources.{name}.weight", source.weight, 0, 100, above=True)
+        check_between(f"data.sources.{name}.weight", source.weight, 1 / _UNITS, 100)
         weights[name] = Fraction(str(source.weight))
     total = sum(weights.values(), Fraction(0))
     if not any(abs(total - whole) <= Fraction(whole, 10**5) for whole in (1, 100)):
