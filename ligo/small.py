@@ -17,7 +17,7 @@ from ligo.core.run import Run, versions
 from ligo.core.units import flops as in_flops
 from ligo.data.bpe import train_tokenizer
 from ligo.data.loader import Batches, check_budget, validation_batches
-from ligo.data.sources import documents
+from ligo.data.mixture import all_documents
 from ligo.families.base import Family, family_of
 from ligo.families.fresh import fresh_config
 from ligo.tracking.base import Tracker
@@ -37,7 +37,7 @@ def check_data(config: GrowConfig) -> None:
     if family.objective == "image_classes":
         make_objective(family).prepare(config.data)
     else:
-        next(documents(config.data.path, config.data))
+        next(all_documents(config.data))
 
 
 def train_small(config: GrowConfig, run: Run, digest: str, tracker: Tracker) -> Path:
@@ -105,7 +105,7 @@ def _tokenizer(config: GrowConfig, folder: Path, family: Family) -> Any:
     with distributed.others_wait() as alone:
         if alone and not folder.exists():
             with folder_aside(folder) as aside:
-                texts = documents(config.data.path, config.data)
+                texts = all_documents(config.data)
                 masks = family.objective == "masked_lm"
                 train_tokenizer(texts, family.dims.vocab_size, mask=masks).save_pretrained(aside)
     return AutoTokenizer.from_pretrained(folder)

@@ -68,7 +68,7 @@ class DataConfig:
     extra: str = "data"
     """The extra of ligo that installs the package of a package: path."""
     cache_dir: str | None = None
-    """Where tokens are kept, in tokens/. null: $LIGO_CACHE, or ~/.cache/ligo."""
+    """Where tokens and decoded images are kept. null: $LIGO_CACHE, or ~/.cache/ligo."""
 
     @property
     def section(self) -> str:
