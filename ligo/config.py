@@ -190,7 +190,7 @@ _PATHS = (
     "small.optimizer_state",
     "learn.operator",
 )
-_FREE = ("data.sources.", "deepspeed.", "small.model.", "small.shape.")
+_FREE = ("deepspeed.", "small.model.", "small.shape.")
 
 
 def conf_dir() -> Path:
@@ -239,8 +239,12 @@ def compose(arguments: list[str]) -> tuple[GrowConfig, str]:
 
     register_schemas()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        known = _flat_keys(OmegaConf.to_container(hydra_compose("grow")))
-        overrides = [_checked(argument, known) for argument in strip_plus(arguments)]
+        arguments = strip_plus(arguments)
+        chosen = [a for a in arguments if re.match(rf"({'|'.join(GROUPS)})=[^{{]", a)]
+        for argument in chosen:
+            _check_option(*argument.split("=", 1))
+        known = _flat_keys(OmegaConf.to_container(hydra_compose("grow", chosen)))
+        overrides = [_checked(argument, known) for argument in arguments]
         try:
             composed = hydra_compose("grow", overrides)
             config = OmegaConf.to_object(composed)
@@ -358,8 +362,7 @@ def check_training_fits(config: GrowConfig) -> None:
     if learns_maps(config):
         learn_shape(config.learn, config.operator.batch_tokens, config.data.sequence_length, world_size())
         check_deepspeed_keys(config.deepspeed)
-    arms = [config.train, scratch_training(config)] if TRAINING_STAGES & set(config.stages) else []
-    for arm in [*arms, *([small_training(config)] if config.small.shape else [])]:
+    for arm in _arms(config):
         batch_shape(arm, config.data.sequence_length, world_size())
         check_fits(arm, config.deepspeed)
         if arm.engine == "deepspeed":
@@ -369,6 +372,20 @@ def check_training_fits(config: GrowConfig) -> None:
                 f"train.engine=torch runs in one process, and there are {world_size()} ranks.\n"
                 "  Try: train.engine=deepspeed"
             )
+
+
+def most_windows(config: GrowConfig) -> int:
+    """Sequences that the longest of the arms to be trained is given."""
+    from ligo.training.config import num_steps
+
+    length = config.data.sequence_length
+    return max((num_steps(arm) * (arm.batch_tokens // length) for arm in _arms(config)), default=0)
+
+
+def _arms(config: GrowConfig) -> list[TrainConfig]:
+    """How everything that is to be trained is trained."""
+    arms = [config.train, scratch_training(config)] if TRAINING_STAGES & set(config.stages) else []
+    return [*arms, *([small_training(config)] if config.small.shape else [])]
 
 
 def scratch_training(config: GrowConfig) -> TrainConfig:
@@ -427,7 +444,7 @@ def _checked(argument: str, known: list[str]) -> str:
     if bare in GROUPS and not value.startswith("{"):
         _check_option(bare, value)
         return argument
-    if f"{bare}.".startswith(_FREE):
+    if f"{bare}.".startswith(_FREE) or bare == "data.sources":
         return f"++{bare}={value}"
     if bare not in known:
         close = nearest(bare, known) or nearest(bare.split(".")[-1], [k.split(".")[-1] for k in known])

@@ -17,6 +17,7 @@ from ligo.config import (
     check_stage_order,
     check_training_fits,
     learns_maps,
+    most_windows,
     needs_objective,
 )
 from ligo.core.distributed import world_size
@@ -116,6 +117,7 @@ def check_inputs(folder: Path, config: GrowConfig, run: Run, announced: str | No
     from ligo.checkpoint.writer import check_free_disk
     from ligo.core import distributed
     from ligo.core.files import unfinished_bytes
+    from ligo.data.loader import check_budget
     from ligo.families.stock import expected_shapes
     from ligo.training.dropping import check_dropping
     from ligo.training.objectives import make_objective
@@ -136,7 +138,7 @@ def check_inputs(folder: Path, config: GrowConfig, run: Run, announced: str | No
         moment_bytes = 8 * plan.target.num_parameters  # two float32 numbers for each
     with distributed.others_wait() as alone:
         if alone:  # the others find the tokens in the cache
-            objective.prepare(config.data)
+            check_budget(objective.prepare(config.data), config.data, most_windows(config))
     if not run.grown.exists():
         needed = plan_json(config, plan)["bytes"]["disk"] + moment_bytes
         check_free_disk(run.folder, needed - unfinished_bytes(run.grown))

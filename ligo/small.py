@@ -9,15 +9,15 @@ from typing import Any
 from ligo.accounting.flops import model_flops
 from ligo.checkpoint.optimizer import OPTIMIZER_FILE
 from ligo.checkpoint.writer import write_weights
-from ligo.config import GrowConfig, small_training
+from ligo.config import GrowConfig, most_windows, small_training
 from ligo.core import distributed
 from ligo.core.files import folder_aside, write_json, write_text
 from ligo.core.log import say
 from ligo.core.run import Run, versions
 from ligo.core.units import flops as in_flops
 from ligo.data.bpe import train_tokenizer
-from ligo.data.loader import Batches, validation_batches
-from ligo.data.sources import documents
+from ligo.data.loader import Batches, check_budget, validation_batches
+from ligo.data.mixture import all_documents
 from ligo.families.base import Family, family_of
 from ligo.families.fresh import fresh_config
 from ligo.tracking.base import Tracker
@@ -37,7 +37,7 @@ def check_data(config: GrowConfig) -> None:
     if family.objective == "image_classes":
         make_objective(family).prepare(config.data)
     else:
-        next(documents(config.data.path, config.data))
+        next(all_documents(config.data))
 
 
 def train_small(config: GrowConfig, run: Run, digest: str, tracker: Tracker) -> Path:
@@ -67,7 +67,7 @@ def train_small(config: GrowConfig, run: Run, digest: str, tracker: Tracker) -> 
     objective = make_objective(family, lambda: tokenizer, attend=config.data.attend)
     with distributed.others_wait() as alone:
         if alone:
-            objective.prepare(config.data)
+            check_budget(objective.prepare(config.data), config.data, most_windows(config))
     corpus = objective.prepare(config.data)
 
     model = fresh_model(model_config, config.seed)
@@ -110,7 +110,7 @@ def _tokenizer(config: GrowConfig, folder: Path, family: Family) -> Any:
     with distributed.others_wait() as alone:
         if alone and not folder.exists():
             with folder_aside(folder) as aside:
-                texts = documents(config.data.path, config.data)
+                texts = all_documents(config.data)
                 masks = family.objective == "masked_lm"
                 train_tokenizer(texts, family.dims.vocab_size, mask=masks).save_pretrained(aside)
     return AutoTokenizer.from_pretrained(folder)

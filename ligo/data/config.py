@@ -68,7 +68,7 @@ class DataConfig:
     extra: str = "data"
     """The extra of ligo that installs the package of a package: path."""
     cache_dir: str | None = None
-    """Where tokens are kept, in tokens/. null: $LIGO_CACHE, or ~/.cache/ligo."""
+    """Where tokens and decoded images are kept. null: $LIGO_CACHE, or ~/.cache/ligo."""
 
     @property
     def section(self) -> str:
@@ -131,7 +131,7 @@ def source_weights(config: DataConfig) -> dict[str, Fraction]:
                 f"data.sources.{name} has no weight.\n  Sources: {', '.join(config.sources)}.\n  Try: "
                 + (f"data.sources.{close}, if that was meant" if close else f"data.sources.{name}.weight=0.5")
             )
-        check_between(f"data.sources.{name}.weight", source.weight, 0, 100, above=True)
+        check_between(f"data.sources.{name}.weight", source.weight, 1 / _UNITS, 100)
         weights[name] = Fraction(str(source.weight))
     total = sum(weights.values(), Fraction(0))
     if not any(abs(total - whole) <= Fraction(whole, 10**5) for whole in (1, 100)):

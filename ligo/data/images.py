@@ -1,7 +1,7 @@
 """Labelled images as rows of numbers: what image models train on, in the shape that `loader` asks a corpus for.
 
 An image is its pixels, 0 to 255, channel after channel, each row by row; its class follows them. There are two
-sources, both read whole into memory: .npz, and .csv with one image per line.
+sources that are read whole into memory, .npz, and .csv with one image per line; and folders of pictures.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import numpy as np
 
 from ligo.core.errors import ConfigError, DataError
 from ligo.data.config import DataConfig
-from ligo.data.sources import local_path
+from ligo.data.image_folder import PICTURES, class_names, read_folder
+from ligo.data.sources import cache_folder, local_path
 from ligo.data.split import SPLIT_SEED
 
 SUFFIXES = (".npz", ".csv", ".csv.gz")
@@ -103,6 +104,8 @@ def prepare_images(config: DataConfig, shape: ImageShape) -> Images:
 def _read(path: str | None, config: DataConfig, shape: ImageShape) -> tuple[np.ndarray, np.ndarray]:
     """Pixels uint8 [images, pixels] and classes int64 [images] of one file."""
     file = local_path(path, config)
+    if file.is_dir():
+        return _read_pictures(file, config, shape)
     if not file.name.endswith(SUFFIXES):
         raise DataError(
             f"cannot read images from {path}: its name ends in none of {', '.join(SUFFIXES)}.\n"
@@ -126,6 +129,18 @@ def _read(path: str | None, config: DataConfig, shape: ImageShape) -> tuple[np.n
             f"{shape.num_classes - 1}.\n  Try: other images, or a model with more classes"
         )
     return pixels, classes
+
+
+def _read_pictures(folder: Path, config: DataConfig, shape: ImageShape) -> tuple[np.ndarray, np.ndarray]:
+    """A folder of pictures; the classes are those of `data.path`, also for another folder to evaluate on."""
+    classes = class_names(local_path(config.path, config))
+    if not 1 <= len(classes) <= shape.num_classes:
+        raise DataError(
+            f"{folder} has {len(classes)} sub-folders with pictures ({', '.join(PICTURES)}), one for each class, and "
+            f"the model knows {shape.num_classes} classes.\n  Try: another folder, or another model"
+        )
+    cache = cache_folder(config) / "images"
+    return read_folder(folder, classes, shape.num_channels, shape.size, cache)
 
 
 def _read_npz(file: Path) -> tuple[np.ndarray, np.ndarray]:

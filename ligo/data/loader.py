@@ -99,13 +99,13 @@ def _sources(data: Data) -> tuple[Mapping[str, Corpus | Images], Sequence[Fracti
     return {data.name: data}, [Fraction(1)]
 
 
-def check_budget(data: Data, config: DataConfig, sequence_length: int, num_windows: int) -> None:
+def check_budget(data: Data, config: DataConfig, num_windows: int) -> None:
     """Say, before a run of so many windows, how often each source will be gone through, if any is more than once.
 
     Raises:
         DataError: a source ends before that, and data.when_exhausted=stop.
     """
-    batches = Batches(data, sequence_length, 1, 0)
+    batches = Batches(data, config.sequence_length, 1, 0)
     epochs = batches.epochs(num_windows)
     over = {name: times for name, times in epochs.items() if times > 1}
     if not over:
@@ -115,7 +115,7 @@ def check_budget(data: Data, config: DataConfig, sequence_length: int, num_windo
         raise DataError(
             f"the data '{first}' ends after {100 / over[first]:.3g} % of the run, which would go through it "
             f"{over[first]:.3g} times, and data.when_exhausted=stop.\n"
-            f"  Try: train.max_tokens={int(num_windows / over[first]) * sequence_length}, "
+            f"  Try: train.max_tokens={int(num_windows / over[first]) * config.sequence_length}, "
             "or data.when_exhausted=repeat, or more text"
         )
     say(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from ligo.core.errors import ConfigError
 from ligo.data.config import DataConfig, source_weights
 from ligo.data.corpus import Corpus
+from ligo.data.sources import documents
 from ligo.data.tokenize import prepare
 
 
@@ -60,3 +61,13 @@ def prepare_text(config: DataConfig, tokenizer: Any, *, vocab_size: int) -> Corp
         name: prepare(config.of_source(name), tokenizer, vocab_size=vocab_size) for name in config.sources
     }
     return Mixture(config.name, corpora, weights)
+
+
+def all_documents(config: DataConfig) -> Iterator[str]:
+    """The documents of `data.path`, or of every source in turn.
+
+    Raises:
+        LigoError: as `sources.documents` does.
+    """
+    parts = [config.of_source(name) for name in config.sources] or [config]
+    return (text for part in parts for text in documents(part.path, part))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import importlib.util
 import json
+import os
 import re
 import zlib
 from collections.abc import Iterable, Iterator
@@ -89,6 +90,11 @@ def _option(path: str, config: DataConfig) -> str:
     """The option that `path` was typed as."""
     key = "validation_path" if path == config.validation_path != config.path else "path"
     return f"{config.section}.{key}"
+
+
+def cache_folder(config: DataConfig) -> Path:
+    """Where what is made of the data is kept."""
+    return Path(config.cache_dir or os.environ.get("LIGO_CACHE") or "~/.cache/ligo").expanduser()
 
 
 def local_path(path: str | None, config: DataConfig) -> Path:

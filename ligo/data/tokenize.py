@@ -27,7 +27,7 @@ from ligo.data.corpus import FORMAT, MANIFEST, Corpus, holds_shards, open_corpus
 from ligo.data.encode import Marks, Tokenising, boundary_tokens, tokenizer_fingerprint, too_many_ids
 from ligo.data.facts import Facts, sha256
 from ligo.data.indexed import dtype_for
-from ligo.data.sources import local_path, source_files
+from ligo.data.sources import cache_folder, local_path, source_files
 
 
 def prepare(config: DataConfig, tokenizer: Any, *, vocab_size: int) -> Corpus:
@@ -52,7 +52,7 @@ def prepare(config: DataConfig, tokenizer: Any, *, vocab_size: int) -> Corpus:
             f"data.validation_fraction={config.validation_fraction} leaves nothing to train on or nothing to "
             "evaluate on: it must lie between 0 and 1.\n  Try: data.validation_fraction=0.05"
         )
-    cache = Path(config.cache_dir or os.environ.get("LIGO_CACHE") or "~/.cache/ligo").expanduser()
+    cache = cache_folder(config)
     facts = Facts(cache)
     if holds_shards(local_path(config.path, config)):
         corpus = _open_given(config, tokenizer, facts, vocab_size)

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 
 from ligo.core.errors import ConfigError, DataError
+from ligo.data import image_folder
 from ligo.data.config import DataConfig
 from ligo.data.images import Images, ImageShape, prepare_images
 from ligo.data.loader import Batches, validation_batches
 
+SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 GREY = ImageShape(num_channels=1, size=4, num_classes=10, num_tokens=5)
 COLOUR = ImageShape(num_channels=3, size=4, num_classes=10, num_tokens=5)
 
@@ -116,3 +118,106 @@ def test_options_that_leave_nothing_are_refused(tmp_path: Path) -> None:
         read(file, validation_fraction=0.0)
     with pytest.raises(ConfigError, match="an image is 5 tokens(.|\n)*Try: data.sequence_length=5"):
         prepare_images(DataConfig(path=str(file), sequence_length=128, validation_fraction=0.25), GREY)
+
+
+# Folders of pictures
+
+
+def paint(file: Path, level: int, size: tuple[int, int] = (4, 4), mode: str = "L") -> None:
+    image = pytest.importorskip("PIL.Image")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    image.new(mode, size, level if mode == "L" else (level, 0, 255)).save(file)
+
+
+def gallery(folder: Path) -> Path:
+    for level in range(20):
+        paint(folder / ("cats" if level % 2 else "dogs") / f"{level:02d}.png", level)
+    (folder / "README.md").write_text("not a picture")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIGO_CACHE", str(tmp_path / "cache"))
+
+
+def test_sub_folders_are_classes_in_the_order_of_their_names(tmp_path: Path) -> None:
+    images = read(gallery(tmp_path / "g"))
+    rows = np.concatenate(
+        [images.windows(split, np.arange(n), 5) for split, n in (("train", 15), ("validation", 5))]
+    )
+    assert sorted(rows[:, 0]) == list(range(20))
+    assert ((rows[:, -1] == 0) == (rows[:, 0] % 2 == 1)).all()  # cats are odd, and come first
+
+
+def test_pictures_are_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = gallery(tmp_path / "g")
+    first = read(folder)
+    decode = image_folder._decode
+    monkeypatch.setattr(image_folder, "_decode", lambda *_: pytest.fail("decoded again"))
+    assert read(folder).fingerprint == first.fingerprint
+    monkeypatch.setattr(image_folder, "_decode", decode)
+    paint(folder / "cats" / "99.png", 99)
+    assert read(folder).fingerprint != first.fingerprint
+
+
+def test_colour_and_grey_follow_the_model_and_sizes_are_made_to_fit(tmp_path: Path) -> None:
+    for number in range(4):
+        paint(tmp_path / "g" / "a" / f"{number}.jpg", 200, size=(8, 4), mode="RGB")
+        paint(tmp_path / "g" / "b" / f"{number}.png", 200, size=(4, 4), mode="L")
+    rows = read(tmp_path / "g", COLOUR).windows("train", np.arange(6), 5)
+    for row in rows:
+        red, green, blue = row[:-1].reshape(3, 16).astype(int)
+        wanted = (200, 0, 255) if row[-1] == 0 else (200, 200, 200)
+        assert np.abs(red - wanted[0]).max() <= 3  # JPEG is lossy
+        assert np.abs(green - wanted[1]).max() <= 3
+        assert np.abs(blue - wanted[2]).max() <= 3
+    assert read(tmp_path / "g").windows("train", np.arange(6), 5).shape == (6, 17)
+
+
+def test_another_folder_to_evaluate_on_has_the_same_classes(tmp_path: Path) -> None:
+    folder = gallery(tmp_path / "g")
+    paint(tmp_path / "v" / "dogs" / "a.png", 6)
+    images = read(folder, validation_path=str(tmp_path / "v"))
+    assert images.windows("validation", np.array([0]), 5)[0, -1] == 1
+    paint(tmp_path / "v" / "birds" / "a.png", 6)
+    with pytest.raises(
+        DataError, match=r"has a class 'birds', which is not among those to train on \(cats, dogs\)"
+    ):
+        read(folder, validation_path=str(tmp_path / "v"))
+
+
+def test_folders_that_are_no_gallery_are_refused(tmp_path: Path) -> None:
+    folder = gallery(tmp_path / "g")
+    (folder / "cats" / "bad.png").write_bytes(b"nothing")
+    with pytest.raises(DataError, match=r"cannot decode .*cats/bad.png(.|\n)*Try: fetch it again"):
+        read(folder)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="has 0 sub-folders with pictures"):
+        read(tmp_path / "empty")
+    for number in range(11):
+        paint(tmp_path / "many" / f"class{number}" / "a.png", 0)
+    with pytest.raises(DataError, match="has 11 sub-folders with pictures(.|\n)*the model knows 10 classes"):
+        read(tmp_path / "many")
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="needs the shared data folder beside the repository")
+def test_real_pictures(tmp_path: Path) -> None:
+    with np.load(SHARED / "cifar10-jpeg" / "valid.npz") as arrays:
+        jpeg, offsets, labels, classes = (arrays[key] for key in ("jpeg", "offsets", "labels", "classes"))
+    for number in range(200):
+        file = tmp_path / "g" / str(classes[labels[number]]) / f"{number:03d}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(jpeg[offsets[number] : offsets[number + 1]].tobytes())
+    shape = ImageShape(num_channels=3, size=32, num_classes=10, num_tokens=5)
+    images = read(tmp_path / "g", shape)
+    image = pytest.importorskip("PIL.Image")
+    numbers = range(200)
+    first = min(numbers, key=lambda number: (str(classes[labels[number]]), number))
+    with image.open(tmp_path / "g" / str(classes[labels[first]]) / f"{first:03d}.jpg") as opened:
+        pixels = np.moveaxis(np.asarray(opened.convert("RGB")), 2, 0).ravel()
+    every = np.concatenate(
+        [images.windows(s, np.arange(n), 5) for s, n in (("train", 150), ("validation", 50))]
+    )
+    assert (every[:, :-1] == pixels).all(axis=1).sum() == 1
+    assert np.bincount(every[:, -1]).sum() == 200

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 import sys
 import types
 from pathlib import Path
@@ -324,3 +325,39 @@ def test_hub_without_the_library_names_the_extra(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ConfigError, match=r"owner/stories is no local file(.|\n)*pip install 'ligo\[data\]'"):
         read("owner/stories")
+
+
+# Data sets that the library itself wrote
+
+
+@pytest.fixture(scope="module")
+def library() -> Any:
+    return pytest.importorskip("datasets", reason="needs datasets: pip install 'ligo[data]'")
+
+
+def test_a_data_set_saved_to_disk(tmp_path: Path, library: Any) -> None:
+    rows = library.Dataset.from_dict({"text": ["a", "", "b"], "body": ["x", "y", "z"]})
+    rows.save_to_disk(tmp_path / "one")
+    assert read(tmp_path / "one") == ["a", "b"]
+    assert read(tmp_path / "one", text_key="body") == ["x", "y", "z"]
+    assert [file.suffix for file in source_files(str(tmp_path / "one"), DataConfig())] == [".arrow"]
+    library.DatasetDict({"train": rows, "test": rows.select([0])}).save_to_disk(tmp_path / "both")
+    assert read(tmp_path / "both") == ["a", "b"]
+    assert "one, row 1: there is no key 'words'" in refused(tmp_path / "one", text_key="words")
+    next((tmp_path / "one").glob("*.arrow")).write_bytes(b"nothing")
+    assert "cannot read" in refused(tmp_path / "one")
+
+
+def test_a_hub_data_set_in_the_cache_of_the_library(
+    tmp_path: Path, library: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "one"}\n{"text": "two"}\n')
+    library.load_dataset("json", data_files=str(tmp_path / "a.jsonl"), cache_dir=str(tmp_path / "cache"))
+    (made,) = (path.parent for path in (tmp_path / "cache").rglob("json-train.arrow"))
+    there = tmp_path / "cache" / "owner___stories" / "default" / "0.0.0" / "0123456789abcdef"
+    shutil.copytree(made, there)
+    (there / "json-train.arrow").rename(there / "stories-train.arrow")
+    monkeypatch.setattr(library.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(library.config, "HF_HUB_OFFLINE", True)
+    assert read("owner/stories") == ["one", "two"]

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,13 @@ import numpy as np
 import pytest
 
 from ligo.core.errors import ConfigError, DataError, ResourceError
+from ligo.data import corpus as corpus_module
+from ligo.data import encode
 from ligo.data.bpe import train_tokenizer
 from ligo.data.config import DataConfig
+from ligo.data.corpus import TokenStream
+from ligo.data.encode import encoder
+from ligo.data.facts import sha256
 from ligo.data.tokenize import prepare
 from tests.data.character_tokenizer import CharacterTokenizer
 
@@ -59,8 +65,9 @@ def config(path: str | None, **options: Any) -> DataConfig:
     return DataConfig(path=path, **{"sequence_length": 8, **options})
 
 
-def cut(tokens: np.ndarray, mark: int) -> list[list[int]]:
+def cut(stream: TokenStream, mark: int) -> list[list[int]]:
     """The documents of a stream in which `mark` ends each."""
+    tokens = np.asarray(stream)
     ends = np.flatnonzero(tokens == mark)
     assert ends[-1] == len(tokens) - 1
     return [part[:-1].tolist() for part in np.split(tokens, ends + 1)[:-1]]
@@ -81,23 +88,34 @@ def test_every_document_is_in_one_split_with_eos_after_it(tmp_path: Path, bpe: A
     assert corpus.bytes_per_token == sum(map(len, validation)) / len(corpus.validation)
 
 
-def test_streams_are_memory_mapped_and_small(tmp_path: Path, bpe: Any, cache: Path) -> None:
+def test_ids_are_kept_in_as_few_bytes_as_they_need(tmp_path: Path, bpe: Any, cache: Path) -> None:
     corpus = prepare(config(write(tmp_path, STORIES)), bpe, vocab_size=300)
-    assert isinstance(corpus.train, np.memmap)
-    assert corpus.train.dtype == corpus.validation.dtype == np.uint16
     wide = prepare(config(write(tmp_path, STORIES)), bpe, vocab_size=2**16 + 1)
-    assert wide.train.dtype == np.uint32
     assert np.array_equal(wide.train, corpus.train)
-    assert sorted(file.name for file in (cache / corpus.fingerprint).iterdir()) == [
-        "meta.json",
-        "train.npy",
-        "validation.npy",
-    ]
+    for made, size in ((corpus, 2), (wide, 4)):
+        folder = cache / made.fingerprint
+        assert (folder / "train-00000.bin").stat().st_size == size * len(made.train)
+        assert sorted(file.name for file in folder.iterdir()) == [
+            "manifest.json",
+            "train-00000.bin",
+            "train-00000.idx",
+            "validation-00000.bin",
+            "validation-00000.idx",
+        ]
+
+
+def test_ids_are_those_of_the_tokenizer_when_it_is_called(tmp_path: Path, bpe: Any, llama_like: Any) -> None:
+    for tokenizer in (bpe, llama_like):
+        for split in (False, True):
+            tokenizer("a", truncation=True, max_length=3, split_special_tokens=split)
+            texts = [*STORIES[:20], tokenizer.eos_token + " inside"]
+            stock = tokenizer(texts, add_special_tokens=False, split_special_tokens=split)["input_ids"]
+            assert encoder(tokenizer)(texts) == stock
 
 
 def test_bos_before_each_document_where_the_tokenizer_does_so(tmp_path: Path, llama_like: Any) -> None:
     corpus = prepare(config(write(tmp_path, STORIES)), llama_like, vocab_size=60)
-    assert corpus.train[0] == 1
+    assert np.asarray(corpus.train)[0] == 1
     both = np.concatenate([corpus.train, corpus.validation])
     assert (both == 1).sum() == 200
     assert (both == 2).sum() == 0
@@ -120,10 +138,11 @@ def test_cls_and_sep_around_each_document_where_the_tokenizer_puts_them(tmp_path
         tokenizer_object=backend, unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
     )
     corpus = prepare(config(write(tmp_path, STORIES)), bert_like, vocab_size=len(bert_like))
-    assert (corpus.train[0], corpus.train[-1]) == (1, 2)
-    starts, ends = np.flatnonzero(corpus.train == 1), np.flatnonzero(corpus.train == 2)
+    train = np.asarray(corpus.train)
+    assert (train[0], train[-1]) == (1, 2)
+    starts, ends = np.flatnonzero(train == 1), np.flatnonzero(train == 2)
     assert (starts[1:] == ends[:-1] + 1).all()
-    assert len(starts) + (corpus.validation == 1).sum() == len(STORIES)
+    assert len(starts) + (np.asarray(corpus.validation) == 1).sum() == len(STORIES)
 
 
 def test_a_tokenizer_for_masked_models_has_a_mask_token() -> None:
@@ -137,7 +156,7 @@ def test_bos_ends_documents_when_there_is_no_eos(tmp_path: Path) -> None:
     tokenizer = CharacterTokenizer()
     tokenizer.bos_token_id, tokenizer.eos_token_id = 27, None
     corpus = prepare(config(write(tmp_path, STORIES)), tokenizer, vocab_size=28)
-    assert corpus.train[-1] == 27
+    assert np.asarray(corpus.train)[-1] == 27
     assert len(cut(corpus.train, 27)) + len(cut(corpus.validation, 27)) == 200
 
 
@@ -150,8 +169,8 @@ def test_few_documents_hold_out_the_tail(tmp_path: Path) -> None:
     corpus = prepare(config(str(tmp_path / "a.txt")), CharacterTokenizer(), vocab_size=28)
     (whole,) = CharacterTokenizer()([text.strip("\n")])["input_ids"]
     assert np.concatenate([corpus.train, corpus.validation]).tolist() == [*whole, 27]
-    assert corpus.train[-1] == 26  # the cut is at a line break
-    assert 27 not in corpus.train  # and is no end of a document
+    assert np.asarray(corpus.train)[-1] == 26  # the cut is at a line break
+    assert 27 not in np.asarray(corpus.train)  # and is no end of a document
     assert abs(len(corpus.validation) / len(whole) - 0.05) < 10_000 / 2 / len(whole) + 0.01
     assert corpus.num_documents == 1
 
@@ -196,7 +215,8 @@ def test_real_text(tmp_path: Path, bpe: Any) -> None:
     path = str(SHARED / "tinyshakespeare")
     corpus = prepare(config(path, sequence_length=128), bpe, vocab_size=300)
     text = (SHARED / "tinyshakespeare" / "input.txt").read_text()
-    assert bpe.decode(corpus.validation[:-1]) == text.strip("\n")[-len(bpe.decode(corpus.validation[:-1])) :]
+    tail = bpe.decode(np.asarray(corpus.validation)[:-1])
+    assert tail == text.strip("\n")[-len(tail) :]
     assert 0.04 < len(corpus.validation) / len(corpus.train) < 0.06
 
 
@@ -265,61 +285,129 @@ def test_saved_and_loaded_tokenizer_is_the_same(tmp_path: Path, bpe: Any) -> Non
 def test_cache_folder_comes_from_the_option_first(tmp_path: Path) -> None:
     own = config(write(tmp_path, STORIES), cache_dir=str(tmp_path / "own"))
     corpus = prepare(own, CharacterTokenizer(), vocab_size=28)
-    assert (tmp_path / "own" / "tokens" / corpus.fingerprint / "meta.json").is_file()
+    assert (tmp_path / "own" / "tokens" / corpus.fingerprint / "manifest.json").is_file()
 
 
 _PREPARE = """
 import os, signal, sys, time
 from pathlib import Path
-from ligo.data import tokenize
+from ligo.data import encode
 from ligo.data.config import DataConfig
+from ligo.data.tokenize import prepare
 from tests.data import character_tokenizer
 
-tokenize._BATCH_CHARACTERS = 1000
-mode, path = sys.argv[1:]
+encode._BATCH_CHARACTERS, encode._SHARD_CHARACTERS, encode._CHARACTERS_PER_WORKER = 500, 1000, 1000
+mode, path, workers = sys.argv[1:]
 
 class CharacterTokenizer(character_tokenizer.CharacterTokenizer):
     def __call__(self, text, **options):
-        if self.calls == 3:
-            if mode == "kill":
-                os.kill(os.getpid(), signal.SIGKILL)
-            Path(f"{path}.{os.getpid()}.began").touch()  # nobody ends before all have begun
-            while len(list(Path(path).parent.glob("*.began"))) < 3:
-                time.sleep(0.01)
+        if not isinstance(text, str) and STORY in "".join(text) and mode != "whole":
+            Path(f"{path}.{os.getpid()}.began").touch()
+            time.sleep(60 if mode == "hang" else 0.5)
         return super().__call__(text, **options)
 
-print(len(tokenize.prepare(DataConfig(path=path, sequence_length=8), CharacterTokenizer(), vocab_size=28).train))
+STORY = "the story of number 150 "
+data = DataConfig(path=path, sequence_length=8, num_workers=int(workers))
+print(len(prepare(data, CharacterTokenizer(), vocab_size=28).train))
 """
 
 
-def start(mode: str, path: str) -> subprocess.Popen[str]:
+def start(mode: str, path: str, cache: Path, workers: int = 1) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", _PREPARE, mode, path],
-        env={**os.environ, "PYTHONPATH": str(REPO)},
+        [sys.executable, "-c", _PREPARE, mode, path, str(workers)],
+        env={**os.environ, "PYTHONPATH": str(REPO), "LIGO_CACHE": str(cache)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
 
 
-def test_killed_half_way_leaves_nothing_under_the_final_name(tmp_path: Path, cache: Path) -> None:
-    path = write(tmp_path, STORIES)
-    process = start("kill", path)
-    _, errors = process.communicate(timeout=30)
-    assert process.returncode == -signal.SIGKILL, errors
-    assert [file.name for file in cache.iterdir() if not file.name.startswith(".")] == []
-    corpus = prepare(config(path), CharacterTokenizer(), vocab_size=28)
-    assert len(cut(corpus.train, 27)) + len(cut(corpus.validation, 27)) == 200
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file in a cache folder, the fingerprint's own folder left out of the names."""
+    return {file.name: file.read_bytes() for file in folder.glob("tokens/*/*")}
 
 
-def test_processes_that_prepare_at_the_same_time_agree(tmp_path: Path, cache: Path) -> None:
+@pytest.mark.parametrize("workers", [1, 3])
+def test_killed_half_way_it_goes_on_from_the_last_shard(tmp_path: Path, workers: int) -> None:
     path = write(tmp_path, STORIES)
-    processes = [start("together", path) for _ in range(3)]
+    process = start("hang", path, tmp_path / "killed", workers)
+    while not list(tmp_path.glob("*.began")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    process.kill()
+    process.communicate()
+    (unfinished,) = (tmp_path / "killed" / "tokens").iterdir()
+    assert unfinished.name.startswith(".")  # nothing under the final name
+    runs = json.loads((unfinished / "record.json").read_text())
+    finished = [unfinished / f"{run['train']['shards'][0]['name']}.bin" for run in runs]
+    assert len(finished) > 2
+    times = {file: file.stat().st_mtime_ns for file in finished}
+
+    for cache, count in (("killed", workers), ("uninterrupted", 1)):
+        output, errors = start("whole", path, tmp_path / cache, count).communicate(timeout=30)
+        assert output, errors
+    killed, uninterrupted = contents(tmp_path / "killed"), contents(tmp_path / "uninterrupted")
+    assert len(killed) > 10
+    assert killed == uninterrupted
+    (folder,) = (tmp_path / "killed" / "tokens").iterdir()
+    assert all((folder / file.name).stat().st_mtime_ns == time_ns for file, time_ns in times.items())
+
+
+def test_workers_end_when_the_process_that_they_work_for_is_killed(tmp_path: Path) -> None:
+    process = start("hang", write(tmp_path, STORIES), tmp_path / "cache", workers=3)
+    while not (began := list(tmp_path.glob("*.began"))):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    worker = int(began[0].name.split(".")[-2])
+    assert worker != process.pid
+    process.kill()
+    process.communicate()
+    for _ in range(100):
+        if (
+            not Path(f"/proc/{worker}").exists()
+            or "Z" in Path(f"/proc/{worker}/stat").read_text().split(") ")[1][:1]
+        ):
+            return
+        time.sleep(0.05)
+    pytest.fail(f"process {worker} goes on")
+
+
+def test_of_processes_that_prepare_at_the_same_time_one_works(tmp_path: Path) -> None:
+    path = write(tmp_path, STORIES)
+    processes = [start("together", path, tmp_path / "cache") for _ in range(3)]
     outputs = [process.communicate(timeout=30) for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0], outputs
-    corpus = prepare(config(path), CharacterTokenizer(), vocab_size=28)
-    assert {int(output) for output, _ in outputs} == {len(corpus.train)}
-    assert [file.name for file in cache.iterdir()] == [corpus.fingerprint]
+    assert len({output.split()[-1] for output, _ in outputs}) == 1
+    assert len(list(tmp_path.glob("*.began"))) == 1
+    assert "another process is tokenising the same text" in "".join(output for output, _ in outputs)
+    assert len(list((tmp_path / "cache" / "tokens").iterdir())) == 1
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_the_number_of_processes_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bpe: Any, workers: int
+) -> None:
+    monkeypatch.setattr(encode, "_BATCH_CHARACTERS", 300)
+    monkeypatch.setattr(encode, "_CHARACTERS_PER_WORKER", 300)
+    data = config(write(tmp_path, STORIES), num_workers=workers)
+    corpus = prepare(data, bpe, vocab_size=300)
+    train = [bpe.decode(ids) for ids in cut(corpus.train, bpe.eos_token_id)]
+    assert train == [story for story in STORIES if story in set(train)]
+    assert len(train) + len(cut(corpus.validation, bpe.eos_token_id)) == 200
+
+
+def test_a_worker_that_is_killed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Killed(CharacterTokenizer):
+        def __call__(self, text: Any, **options: Any) -> dict[str, Any]:
+            if not isinstance(text, str):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().__call__(text, **options)
+
+    monkeypatch.setattr(encode, "_CHARACTERS_PER_WORKER", 300)
+    with pytest.raises(
+        ResourceError, match="one of 4 processes that tokenise was killed(.|\n)*num_workers=2"
+    ):
+        prepare(config(write(tmp_path, STORIES), num_workers=4), Killed(), vocab_size=28)
 
 
 def test_error_half_way_leaves_nothing(tmp_path: Path, cache: Path) -> None:
@@ -334,18 +422,50 @@ def test_error_half_way_leaves_nothing(tmp_path: Path, cache: Path) -> None:
     assert list(cache.iterdir()) == []
 
 
-@pytest.mark.parametrize("damage", ["cut", "missing", "meta"])
-def test_damaged_cache(tmp_path: Path, cache: Path, damage: str) -> None:
+DAMAGES = {
+    "cut": ("train-00000.bin", "it has 100 bytes, and the manifest says"),
+    "missing": ("validation-00000.idx", "No such file"),
+    "changed": ("train-00000.bin", "its sha256 is not the one in the manifest"),
+    "manifest": ("manifest.json", "it lacks 'train'"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_shard_is_named(tmp_path: Path, cache: Path, damage: str) -> None:
     path = write(tmp_path, STORIES)
     folder = cache / prepare(config(path), CharacterTokenizer(), vocab_size=28).fingerprint
+    name, words = DAMAGES[damage]
     if damage == "cut":
-        os.truncate(folder / "train.npy", 200)
+        os.truncate(folder / name, 100)
     elif damage == "missing":
-        (folder / "validation.npy").unlink()
+        (folder / name).unlink()
+    elif damage == "changed":
+        with open(folder / name, "r+b") as file:
+            file.write(b"\x01\x01")
     else:
-        (folder / "meta.json").write_text("{}")
-    with pytest.raises(DataError, match=rf"the token cache {folder} is damaged(.|\n)*Try: rm -r {folder}"):
+        (folder / name).write_text("{}")
+    with pytest.raises(
+        DataError, match=rf"the shard {folder / name} is damaged: {words}(.|\n)*Try: .*rm -r {folder}"
+    ):
         prepare(config(path), CharacterTokenizer(), vocab_size=28)
+
+
+def test_content_is_read_for_its_checksum_once(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path, STORIES)
+    folder = cache / prepare(config(path), CharacterTokenizer(), vocab_size=28).fingerprint
+    read: list[str] = []
+    monkeypatch.setattr(corpus_module, "sha256", lambda file: (read.append(file.name), sha256(file))[1])
+    hour_ago = time.time() - 3600
+    for file in folder.iterdir():
+        os.utime(file, (hour_ago, hour_ago))
+    for _ in range(2):
+        prepare(config(path), CharacterTokenizer(), vocab_size=28)
+    assert sorted(read) == sorted(file.name for file in folder.iterdir() if file.suffix != ".json")
+    os.utime(folder / "train-00000.bin", (hour_ago + 1, hour_ago + 1))
+    prepare(config(path), CharacterTokenizer(), vocab_size=28)
+    assert read[4:] == ["train-00000.bin"]
 
 
 def test_cache_folder_that_cannot_be_written(tmp_path: Path) -> None:
