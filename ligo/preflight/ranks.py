@@ -70,6 +70,12 @@ class Meeting:
                 return dict(sorted(told.items())), missing
             time.sleep(_POLL_S)
 
+    def leave(self, ranks: Sequence[int]) -> None:
+        """Rank 0, which may hold the store, goes last of those that came."""
+        self.tell("bye", True)
+        if rank() == 0:
+            self.ask("bye", ranks)
+
 
 def rank_findings(folder: Path, timeout_s: float) -> Iterator[Finding]:
     """What all ranks found together; on ranks other than 0 the findings are for the exit code alone.
@@ -88,11 +94,12 @@ def rank_findings(folder: Path, timeout_s: float) -> Iterator[Finding]:
     nodes, missing = meeting.ask("here", everyone)
     if missing:
         yield _missing(missing, "did not come", timeout_s)
-        return
-    yield Finding("ok", "ranks", f"{world_size()} ranks on {len(set(nodes.values()))} node(s) came")
-    yield from _clocks_and_speeds(meeting, everyone, nodes)
-    yield from _one_disk(meeting, folder, everyone)
-    yield from _all_reduces(meeting, nodes)
+    else:
+        yield Finding("ok", "ranks", f"{world_size()} ranks on {len(set(nodes.values()))} node(s) came")
+        yield from _clocks_and_speeds(meeting, everyone, nodes)
+        yield from _one_disk(meeting, folder, everyone)
+        yield from _all_reduces(meeting, nodes)
+    meeting.leave(list(nodes))
 
 
 def _missing(ranks: Sequence[int], what: str, timeout_s: float) -> Finding:
@@ -196,9 +203,10 @@ def _all_reduces(meeting: Meeting, nodes: Mapping[int, str]) -> Iterator[Finding
 
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    store = dist.PrefixStore("doctor/group", meeting.store)  # type: ignore[attr-defined]
     dist.init_process_group(
-        "nccl" if torch.cuda.is_available() else "gloo", store=dist.PrefixStore("doctor/group", meeting.store),
-        rank=rank(), world_size=world_size(), timeout=timedelta(seconds=meeting.timeout_s),
+        "nccl" if torch.cuda.is_available() else "gloo", store=store, rank=rank(),
+        world_size=world_size(), timeout=timedelta(seconds=meeting.timeout_s),
     )  # fmt: skip
     first = {node: min(r for r in nodes if nodes[r] == node) for node in dict.fromkeys(nodes.values())}
     pairs = {f"{a} and {b}": [first[a], first[b]] for a, b in combinations(first, 2)}
