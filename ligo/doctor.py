@@ -1,1 +1,54 @@
-"""x"""
+"""python -m ligo.doctor [DIR]: look at what a run will need, on this machine and, under a launcher, on all ranks."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from ligo.core.distributed import rank, world_size
+from ligo.core.errors import LigoError
+from ligo.core.log import say
+from ligo.preflight.finding import Finding, redact
+from ligo.preflight.machine import machine_findings
+from ligo.preflight.ranks import rank_findings
+
+
+def look(folder: Path, timeout_s: float) -> list[Finding]:
+    """Look at everything, and say each finding as it comes.
+
+    Raises:
+        ConfigError: this rank cannot reach rank 0.
+    """
+    findings = []
+    for findings_of in (machine_findings(folder), rank_findings(folder, timeout_s)):
+        for finding in findings_of:
+            say(finding)
+            findings.append(finding)
+            if rank() and finding.level == "failed":
+                print(f"rank {rank()}: {finding}", file=sys.stderr, flush=True)
+    return findings
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m ligo.doctor", description=__doc__)
+    parser.add_argument(
+        "folder", nargs="?", type=Path, default=Path("runs"), help="where runs are to lie (default: runs)"
+    )
+    parser.add_argument(
+        "--timeout", type=float, default=60.0, help="seconds to wait for each rank (default: 60)"
+    )
+    arguments = parser.parse_args()
+    try:
+        findings = look(arguments.folder, arguments.timeout)
+    except LigoError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    failed = [finding for finding in findings if finding.level == "failed"]
+    say("\nfor a bug report (no names, paths or secrets in it):\n")
+    say("```\n" + redact(f"ligo.doctor, {world_size()} rank(s)\n" + "\n".join(map(str, findings))) + "\n```")
+    sys.exit(failed[0].exit_code if failed else 0)
+
+
+if __name__ == "__main__":
+    main()

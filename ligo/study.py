@@ -27,7 +27,7 @@ from ligo.sweeps.grid import StudyConfig, Trial
 from ligo.sweeps.submit import ClusterConfig
 
 _OURS = ("study", "cluster")
-_FREE = ("study.arms.", "study.sizes.", "cluster.slurm.")
+_OPTION_LISTS = ("study.arms.", "study.sizes.", "study.overrides")
 _HELD = ("seed", "small.", "target.", "data.", "train.batch_tokens")
 """What all arms of a study have in common: data order, evaluation set, token batch, and the models compared."""
 _ITS_OWN = ("small.optimizer_state",)
@@ -105,10 +105,10 @@ def compose_sweep(arguments: Sequence[str]) -> tuple[SweepConfig, list[str]]:
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         try:
             config = OmegaConf.to_object(hydra_compose("sweep", overrides))
-        except (HydraException, OmegaConfBaseException) as error:
-            cause = str(error.__cause__ or error).strip().splitlines()
+        except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+            cause = "; ".join(line.strip() for line in str(error.__cause__ or error).splitlines())
             raise ConfigError(
-                f"the study cannot be composed: {cause[0]}\n  Try: python -m ligo.sweep --help lists the options"
+                f"the study cannot be composed: {cause}\n  Try: python -m ligo.sweep --help lists the options"
             ) from error
     assert isinstance(config, SweepConfig)
     grid.check(config.study)
@@ -286,12 +286,30 @@ def _for_hydra(argument: str) -> str:
                 f"\n  Try: {'+' if bare == 'study' else ''}{bare}={nearest(value, options(bare)) or options(bare)[0]}"
             )
         return f"{bare}={value}"
-    if bare.startswith(_FREE):
+    if bare.startswith(_OPTION_LISTS):
+        return f"++{bare}=[{','.join(map(_quoted, _split_list(value)))}]"
+    if bare.startswith("cluster.slurm."):
         return f"++{bare}={value}"
     known = [f"{group}.{f.name}" for group, schema in _SCHEMAS.items() for f in fields(schema)]
     if bare not in known:
         raise ConfigError(f"there is no option '{bare}'.\n  Try: {nearest(bare, known) or known[0]}={value}")
     return f"{bare}={value}"
+
+
+def _split_list(value: str) -> list[str]:
+    """`[a=b,c=[d,e]]` -> a=b and c=[d,e]: options in a list, which Hydra would want quoted."""
+    parts, depth = [""], 0
+    for letter in value.removeprefix("[").removesuffix("]"):
+        depth += (letter in "[{(") - (letter in "]})")
+        if letter == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return [part.strip().strip("'\"") for part in parts if part.strip()]
+
+
+def _quoted(word: str) -> str:
+    return "'" + word.replace("'", "\\'") + "'"
 
 
 _SCHEMAS: dict[str, Any] = {"study": StudyConfig, "cluster": ClusterConfig}

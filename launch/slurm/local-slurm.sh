@@ -14,6 +14,7 @@ install() {
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurmctld slurmd slurm-client munge
 }
 
+# a requeued job waits until its credential has expired (AuthInfo): 2 minutes by default, 5 seconds here
 start() {
     local dir node
     mkdir -p "$1/state" "$1/spool" "$1/log" "$1/pid"
@@ -42,8 +43,9 @@ JobAcctGatherType=jobacct_gather/none
 MpiDefault=none
 ReturnToService=2
 KillWait=5
-SchedulerParameters=sched_interval=5
-NodeName=$node NodeAddr=127.0.0.1 CPUs=$(nproc) RealMemory=2000 State=UNKNOWN
+AuthInfo=cred_expire=5
+SlurmdParameters=config_overrides
+NodeName=$node NodeAddr=127.0.0.1 CPUs=$(nproc) CoresPerSocket=$(nproc) RealMemory=2000 State=UNKNOWN
 PartitionName=debug Nodes=$node Default=YES MaxTime=INFINITE State=UP
 CONF
     mkdir -p /run/munge

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import Any, Protocol
 
 from ligo.core.checks import check_between
@@ -153,7 +154,10 @@ class LocalLauncher:
         self._workers, self._processes = workers, processes
         self._jobs: dict[str, Future[int | None]] = {}
         self._children: dict[str, subprocess.Popen[bytes]] = {}
-        self._stopped = False
+        self._stop_signal: int | None = None
+        self._signalling = (
+            Lock()
+        )  # a child gets the signal once: a second one would end it without a checkpoint
 
     def submit(self, jobs: Sequence[Job]) -> None:
         for job in jobs:
@@ -169,13 +173,14 @@ class LocalLauncher:
         return {}
 
     def stop(self, signal_number: int) -> None:
-        self._stopped = True
-        for child in list(self._children.values()):
-            child.send_signal(signal_number)
+        with self._signalling:
+            self._stop_signal = signal_number
+            for child in self._children.values():
+                child.send_signal(signal_number)
         self._threads.shutdown(wait=True, cancel_futures=True)
 
     def _try(self, job: Job) -> int | None:
-        if self._stopped:
+        if self._stop_signal is not None:
             return None
         place = self._free.pop()
         try:
@@ -184,11 +189,18 @@ class LocalLauncher:
                 job.command,
                 environment=self._environment(place),
                 is_finished=lambda: is_finished(job.folder, job.stages),
-                on_start=lambda child: self._children.__setitem__(job.folder.name, child),
+                on_start=lambda child: self._keep(job.folder.name, child),
             )
         finally:
-            self._children.pop(job.folder.name, None)
+            with self._signalling:
+                self._children.pop(job.folder.name, None)
             self._free.append(place)
+
+    def _keep(self, name: str, child: subprocess.Popen[bytes]) -> None:
+        with self._signalling:
+            self._children[name] = child
+            if self._stop_signal is not None:  # it came while this one was being started
+                child.send_signal(self._stop_signal)
 
     def _environment(self, place: int) -> dict[str, str]:
         share = max(1, (os.cpu_count() or 1) // (self._workers * self._processes))

@@ -1,0 +1,102 @@
+"""Rates are searched until the best is bracketed; what a study needs follows from what has been found."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from ligo.core.errors import ConfigError
+from ligo.sweeps.grid import StudyConfig, Trial, check, outcome, search_rate
+from tests.sweeps.stand_in import loss_at
+
+
+def searched(
+    rates: list[float], best: float, max_extensions: int = 4
+) -> tuple[list[float], float | None, bool]:
+    """What a whole search tries where the loss is a parabola in log2(rate) with its bottom at `best`."""
+    found = search_rate(rates, lambda rate: abs(math.log2(rate / best)), max_extensions)
+    return list(found.rates), found.best, found.bracketed
+
+
+def test_a_best_rate_inside_the_grid_needs_no_more() -> None:
+    assert searched([1e-3, 2e-3, 4e-3], 2e-3) == ([1e-3, 2e-3, 4e-3], 2e-3, True)
+
+
+def test_the_grid_grows_by_its_own_factor_at_the_edge_where_the_best_lies() -> None:
+    assert searched([1e-3, 2e-3, 4e-3], 16e-3) == ([1e-3, 2e-3, 4e-3, 8e-3, 16e-3, 32e-3], 16e-3, True)
+    assert searched([1e-3, 2e-3, 4e-3], 2.5e-4) == ([1.25e-4, 2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3], 2.5e-4, True)
+    assert searched([1e-3, 3e-3], 9e-3) == ([1e-3, 3e-3, 9e-3, 27e-3], 9e-3, True)
+
+
+def test_the_search_is_bounded_and_says_that_it_found_no_bracket() -> None:
+    assert searched([1e-3, 2e-3], 1.0, max_extensions=2) == ([1e-3, 2e-3, 4e-3, 8e-3], 8e-3, False)
+    assert searched([1e-3, 2e-3], 1.0, max_extensions=0) == ([1e-3, 2e-3], 2e-3, False)
+
+
+def test_a_rate_at_which_training_diverges_is_worse_than_any() -> None:
+    found = search_rate([1e-3, 2e-3, 4e-3], lambda rate: math.inf if rate > 2e-3 else 1 / rate, 4)
+    assert (found.best, found.bracketed) == (2e-3, True)
+    lower = search_rate([1e-3, 2e-3], lambda rate: math.inf if rate > 3e-4 else 4.0, 3)
+    assert lower.rates == (1.25e-4, 2.5e-4, 5e-4, 1e-3, 2e-3)
+    assert (lower.best, lower.bracketed) == (1.25e-4, False)  # equal losses: nothing says that it ends here
+
+
+def test_nothing_is_concluded_before_every_rate_has_been_tried() -> None:
+    found = search_rate([1e-3, 2e-3, 4e-3], {1e-3: 4.0, 2e-3: 3.0}.get, 4)
+    assert (found.rates, found.best, found.bracketed) == ((1e-3, 2e-3, 4e-3), None, False)
+
+
+@dataclass(frozen=True)
+class OneCell:
+    arm: str = "exact"
+    size: str = ""
+
+    def trial(self, seed: int, rate: float | None) -> Trial:
+        return Trial(
+            folder=Path(f"{seed}-{rate}"), arm=self.arm, size=self.size, seed=seed, rate=rate, stages=("train",),
+            loss_stage="train", options=(),
+        )  # fmt: skip
+
+
+def test_other_seeds_run_at_the_best_rate_alone() -> None:
+    study = StudyConfig(seeds=[0, 1, 2], learning_rates=[1e-3, 2e-3])
+    known: dict[tuple[int, float | None], float] = {}
+
+    def loss_of(trial: Trial) -> float | None:
+        return known.get((trial.seed, trial.rate))
+
+    tried = []
+    while missing := [t for t in outcome(study, OneCell(), loss_of).trials if loss_of(t) is None]:
+        tried.append([(t.seed, t.rate) for t in missing])
+        known |= {(t.seed, t.rate): loss_at(t.rate or 0, t.seed) for t in missing}
+    assert tried == [[(0, 1e-3), (0, 2e-3)], [(0, 4e-3)], [(1, 2e-3), (2, 2e-3)]]
+    found = outcome(study, OneCell(), loss_of)
+    assert (found.best_rate, found.bracketed, found.losses) == (2e-3, True, (4.0, 4.01, 4.02))
+    assert (found.mean, found.deviation) == (pytest.approx(4.01), pytest.approx(0.01))
+
+
+@pytest.mark.parametrize(("rates", "best"), [([], None), ([3e-3], 3e-3)])
+def test_without_several_rates_there_is_no_search(rates: list[float], best: float | None) -> None:
+    found = outcome(StudyConfig(seeds=[0, 1], learning_rates=rates), OneCell(), lambda trial: None)
+    assert [(t.seed, t.rate) for t in found.trials] == [(0, best), (1, best)]
+    assert found.bracketed is None
+
+
+@pytest.mark.parametrize(
+    ("study", "words"),
+    [
+        (StudyConfig(seeds=[0, 1, 0]), "study.seeds=.0,1,0. names a value twice(.|\n)*two runs with one name(.|\n)*Try: study.seeds=.0,1."),
+        (StudyConfig(seeds=[]), "nothing would run"),
+        (StudyConfig(learning_rates=[1e-3, 1e-3]), "Try: study.learning_rates=.0.001."),
+        (StudyConfig(learning_rates=[0.0]), "study.learning_rates=0 must be above 0"),
+        (StudyConfig(max_extensions=-1), "study.max_extensions=-1 must be at least 0"),
+        (StudyConfig(arms={"a/b": []}), "'a/b' cannot be part of a folder name"),
+        (StudyConfig(name=".."), "cannot be part of a folder name"),
+    ],
+)  # fmt: skip
+def test_lists_that_cannot_be_are_refused(study: StudyConfig, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        check(study)

@@ -1,0 +1,143 @@
+"""Every arm is composed, checked and planned before anything starts; arms differ in nothing that would make them unequal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ligo.config import compose, conf_dir, options
+from ligo.core.errors import ConfigError, PlanError
+from ligo.core.run import config_hash
+from ligo.study import Cell, compose_sweep, make_cells
+
+TINY = ("study.overrides=[+small=tiny-llama,+target=tiny-llama-2x,tracking=jsonl,stages=[write,train]]",)
+CUSTOM = "study.overrides=[tracking=jsonl,stages=[write,train],target=custom,target.num_attention_heads=6,target.hidden_size=144]"
+
+
+def cells(*arguments: str) -> list[Cell]:
+    config, rest = compose_sweep(arguments)
+    return make_cells(config.study, rest)
+
+
+@pytest.mark.parametrize("name", options("study"))
+def test_every_shipped_study_can_be_built(name: str) -> None:
+    config, rest = compose_sweep([f"+study={name}"])
+    assert config.study.name == name
+    assert config.study.question
+    assert {"scratch", "continue-small"} <= {cell.arm for cell in make_cells(config.study, rest)}
+
+
+def test_the_study_of_operators_names_each_of_them() -> None:
+    arms = yaml.safe_load((conf_dir() / "study" / "operators.yaml").read_text())["arms"]
+    assert sorted(arms) == sorted([*options("operator"), "scratch", "continue-small"])
+
+
+def test_a_run_is_named_by_the_hash_that_ligo_grow_gives_it() -> None:
+    for cell in cells("+study=tiny", "~study.arms.ligo", "~study.arms.exact"):
+        trial = cell.trial(seed=3, rate=1.5e-05)
+        config, text = compose(list(trial.options))
+        name = f"{cell.arm}-{config_hash(yaml.safe_load(text))}"
+        assert trial.folder == Path("runs/tiny") / name
+        assert config.run.dir == str(trial.folder)
+        assert (config.seed, config.run.study, config.run.name) == (3, "tiny", cell.arm)
+        assert (config.scratch.lr if cell.arm == "scratch" else config.train.lr) == 1.5e-05
+
+
+def test_sizes_multiply_arms_and_what_is_typed_goes_for_all() -> None:
+    found = cells(
+        *TINY, "study.arms.exact=[operator=exact]", "study.arms.stack=[operator=stack]", "train.max_tokens=8192",
+        "study.sizes.deep=[target.num_hidden_layers=9]", "study.sizes.same=[]",
+    )  # fmt: skip
+    assert [(cell.arm, cell.size) for cell in found] == [
+        ("exact", "deep"), ("stack", "deep"), ("exact", "same"), ("stack", "same"),
+    ]  # fmt: skip
+    assert [cell.config.target.num_hidden_layers for cell in found] == [9, 9, 6, 6]
+    assert {cell.config.train.max_tokens for cell in found} == {8192}
+    assert found[0].trial(0, None).folder.name.startswith("exact-deep-")
+
+
+def test_comma_lists_make_a_grid_without_a_study() -> None:
+    found = cells("operator=exact,stack", "train.lr=1e-3,2e-3", "stages=[write,train]", "tracking=jsonl")
+    assert [cell.arm for cell in found] == [
+        "exact-lr-0.001",
+        "exact-lr-0.002",
+        "stack-lr-0.001",
+        "stack-lr-0.002",
+    ]
+    assert [cell.config.train.lr for cell in found] == [1e-3, 2e-3, 1e-3, 2e-3]
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("data.sequence_length=64", "it sets data.sequence_length=64, and the study has 128"),
+        ("data.validation_tokens=8192", "data.validation_tokens=8192"),
+        ("train.batch_tokens=2048", "train.batch_tokens=2048, and the study has 1024"),
+        ("seed=7", "it sets seed=7"),
+        ("small=tiny-gpt2", "it sets small.name=tiny-gpt2"),
+        ("run.name=mine", "runs are named by the study"),
+        ("train.lr=1", "rates are the study's to search"),
+    ],
+)
+def test_no_arm_sees_other_data_or_batches_than_the_rest(override: str, words: str) -> None:
+    with pytest.raises(PlanError, match=f"1 of 1 arms cannot be built; nothing was started(.|\n)*{words}"):
+        cells(*TINY, f"study.arms.odd=[operator=exact,{override}]", "study.learning_rates=[1e-3,2e-3]")
+
+
+def test_an_arm_may_take_the_small_runs_moments_and_another_budget() -> None:
+    (found,) = cells(
+        *TINY, "study.arms.longer=[operator=exact,operator.optimizer_state=grow,train.max_tokens=8192]"
+    )
+    assert found.config.operator.optimizer_state == "grow"
+
+
+def test_arms_that_cannot_be_built_are_named_with_the_reason_of_their_plan() -> None:
+    with pytest.raises(PlanError) as refused:
+        cells(
+            CUSTOM, "study.arms.exact=[operator=exact]", "study.arms.hypercloning=[operator=hypercloning]",
+            "study.arms.typo=[operator=exakt]", "study.arms.orphan=[operator=exact,stages=[train]]",
+        )  # fmt: skip
+    text = str(refused.value)
+    assert "3 of 4 arms cannot be built; nothing was started." in text
+    assert "hypercloning: " in text
+    assert "96 -> 144" in text
+    assert "typo: operator=exakt is not known" in text
+    assert "orphan: the stage 'train' needs what 'write' makes" in text
+    assert "Try: leave them out: '~study.arms.hypercloning' '~study.arms.typo' '~study.arms.orphan'" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["+study=tny"], "study=tny is not known(.|\n)*Try: .study=tiny"),
+        (["cluster=slrm"], "cluster=slrm is not known(.|\n)*Try: cluster=slurm"),
+        (["study.sedes=[1]"], "there is no option 'study.sedes'(.|\n)*Try: study.seeds="),
+        (["cluster.workers=many"], "the study cannot be composed(.|\n)*many"),
+        (["cluster.workers=0"], "cluster.workers=0 must be at least 1"),
+        (["cluster.nodes=2"], "cluster.nodes=2 needs a launcher that knows other machines(.|\n)*cluster=slurm"),
+        (["run.dir=x"], "a sweep gives each run its folder(.|\n)*Try: study.name=NAME"),
+        (["operator=exact,exact"], "asked for twice, which would be two runs with one name"),
+        ([*TINY, "study.arms.a=[operator=exact]", "study.arms.b=[operator=exact]"], "a and b are two names of one run"),
+        ([*TINY, "study.arms.a=[operator=exact]", "seed=0,1"], "a list of values for seed(.|\n)*Try: study.seeds="),
+        ([*TINY, "study.arms.a=[operator=exact,stages=[write]]", "study.learning_rates=[1e-3,2e-3]"], "train nothing"),
+        (["operator=exact", "stages=[write,train,scratch]", "study.learning_rates=[1e-3,2e-3]"], "train several things"),
+    ],
+)  # fmt: skip
+def test_wrong_input_is_refused_with_what_to_type(arguments: list[str], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        cells(*arguments)
+
+
+def test_an_arm_that_is_there_twice_in_the_file_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import shutil
+
+    shutil.copytree(conf_dir(), tmp_path / "conf")
+    study = tmp_path / "conf" / "study" / "tiny.yaml"
+    study.write_text(study.read_text().replace("  exact:\n", "  ligo:\n"))
+    monkeypatch.setattr("ligo.study.conf_dir", lambda: tmp_path / "conf")
+    with pytest.raises(ConfigError, match="ligo(.|\n)*duplicate key|duplicate key(.|\n)*ligo"):
+        compose_sweep(["+study=tiny"])
