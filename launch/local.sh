@@ -3,4 +3,4 @@
 set -euo pipefail
 processes=$1
 shift
-exec "${PYTHON:-python}" -m torch.distributed.run --standalone --nproc_per_node "$processes" -m ligo.grow "$@"
+exec "${PYTHON:-python}" -m ligo.launch torchrun --standalone --nproc_per_node "$processes" -- "$@"

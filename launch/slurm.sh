@@ -9,4 +9,4 @@
 #SBATCH --requeue
 set -euo pipefail
 # USR1 two minutes before the end: ligo saves a checkpoint and exits with 75; the same command goes on
-exec srun --kill-on-bad-exit=1 "${PYTHON:-python}" -m ligo.grow "$@"
+exec "${PYTHON:-python}" -m ligo.launch srun --kill-on-bad-exit=1 -- "$@"

@@ -6,19 +6,22 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from ligo.config import (
     GROUPS,
     GrowConfig,
     check_choices,
     compose,
+    compose_from_file,
     conf_dir,
     options,
     register_schemas,
     strip_plus,
 )
 from ligo.core import distributed
-from ligo.core.errors import EXIT_INTERRUPTED, EXIT_PREEMPTED, Interrupted, LigoError
+from ligo.core.errors import EXIT_INTERRUPTED, EXIT_PREEMPTED, ConfigError, Interrupted, LigoError
+from ligo.core.launcher import end_with_launcher
 from ligo.core.libraries import share_cores
 
 Task = Callable[[GrowConfig, str], None]
@@ -26,7 +29,8 @@ Task = Callable[[GrowConfig, str], None]
 
 
 def main(task: Task, description: str, examples: tuple[str, ...]) -> None:
-    """Compose the config from sys.argv, run the task, and exit with the documented code."""
+    """Compose the config from sys.argv, or read it from `--config FILE`, run the task, and exit with the documented code."""
+    end_with_launcher()
     share_cores()
     for number in (signal.SIGTERM, signal.SIGUSR1):  # what clusters send before they take the machine away
         signal.signal(number, _preempted)
@@ -39,7 +43,7 @@ def main(task: Task, description: str, examples: tuple[str, ...]) -> None:
         if {"-m", "--multirun"} & set(arguments):
             _multirun(task, arguments)
         else:
-            task(*compose(arguments))
+            task(*read_config(arguments))
     except LigoError as error:
         _complain(f"{type(error).__name__}: {error}")
         sys.exit(error.exit_code)
@@ -49,6 +53,22 @@ def main(task: Task, description: str, examples: tuple[str, ...]) -> None:
     except KeyboardInterrupt:
         _complain("interrupted; the same command goes on from the last finished stage or checkpoint")
         sys.exit(EXIT_INTERRUPTED)
+
+
+def read_config(arguments: list[str]) -> tuple[GrowConfig, str]:
+    """The config of a command line: options, or `--config FILE` alone.
+
+    Raises:
+        ConfigError: as `compose` does, or there are options beside the file.
+    """
+    if "--config" not in arguments:
+        return compose(arguments)
+    if len(arguments) != 2 or arguments[0] != "--config":
+        raise ConfigError(
+            "--config FILE holds all options already, and takes no others beside it.\n"
+            "  Try: --config FILE alone, or the options without it"
+        )
+    return compose_from_file(Path(arguments[1]))
 
 
 def _preempted(number: int, _frame: object) -> None:

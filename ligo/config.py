@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from ligo.core.errors import ConfigError, nearest
 from ligo.data.config import DataConfig
 from ligo.learning.config import LearnConfig
@@ -253,6 +255,32 @@ def compose(arguments: list[str]) -> tuple[GrowConfig, str]:
     assert isinstance(config, GrowConfig)
     check(config)
     return config, OmegaConf.to_yaml(composed, resolve=True)
+
+
+def compose_from_file(path: Path) -> tuple[GrowConfig, str]:
+    """The config in a file that holds all of it, resolved: a run's config.yaml, or what `ligo.launch` leaves for ranks.
+
+    Raises:
+        ConfigError: the file cannot be read, or as `compose` does.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        text = path.read_text(encoding="utf-8")
+        merged = OmegaConf.merge(OmegaConf.structured(GrowConfig), OmegaConf.create(text))
+        config = OmegaConf.to_object(merged)
+    except OSError as error:
+        raise ConfigError(
+            f"--config {path} cannot be read: {error.strerror}.\n  Try: --config RUN/config.yaml"
+        ) from error
+    except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
+        raise ConfigError(
+            f"{path} holds no config: {_readable(error)}.\n  Try: --config RUN/config.yaml"
+        ) from error
+    assert isinstance(config, GrowConfig)
+    check(config)
+    return config, text
 
 
 def check(config: GrowConfig) -> None:

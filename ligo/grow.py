@@ -209,6 +209,7 @@ def opened(run: Run, config: GrowConfig, run_config: dict[str, Any], config_yaml
 
     Raises:
         ConfigError: the folder holds another run.
+        CheckpointError: another process is at work there.
         ResourceError: the folder cannot be written.
     """
     from ligo.core import distributed
@@ -218,15 +219,20 @@ def opened(run: Run, config: GrowConfig, run_config: dict[str, Any], config_yaml
     if not distributed.is_main():
         yield Trackers([])
         return
-    run.open(run_config, config_yaml, config.seed)
-    with run.keeping_status():
-        tracker = start_trackers(
-            config.tracking, run.folder, study=config.run.study, name=run.folder.name, run_config=run_config
-        )
-        try:
-            yield tracker
-        finally:
-            tracker.finish()
+    with run.held():
+        run.open(run_config, config_yaml, config.seed)
+        with run.keeping_status():
+            tracker = start_trackers(
+                config.tracking,
+                run.folder,
+                study=config.run.study,
+                name=run.folder.name,
+                run_config=run_config,
+            )
+            try:
+                yield tracker
+            finally:
+                tracker.finish()
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ plan.json operator.safetensors grown/ trained/
 moments.safetensors new_coordinates.safetensors
 checkpoints/<arm>/step-00001000/
 metrics.jsonl summary.json report.html wandb/
-stages.json STATUS            what is done, with its results; running | done | interrupted | failed: reason
+stages.json STATUS LEASE      what is done, with its results; running | done | interrupted | failed: reason; who is at work
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -28,6 +28,7 @@ from typing import Any
 
 from ligo.core.errors import ConfigError, Interrupted, LigoError
 from ligo.core.files import read_json, write_json, write_text
+from ligo.core.lease import lease
 
 _VERSIONS_OF = ("ligo", "torch", "transformers", "deepspeed", "safetensors", "tokenizers", "wandb", "numpy")
 
@@ -138,6 +139,14 @@ class Run:
 
     def set_status(self, status: str) -> None:
         write_text(self.folder / "STATUS", status + "\n")
+
+    def held(self) -> AbstractContextManager[None]:
+        """Keep other processes out of the folder for the length of a block (rank 0).
+
+        Raises:
+            CheckpointError: one is at work there.
+        """
+        return lease(self.folder)
 
     @contextmanager
     def keeping_status(self) -> Iterator[None]:

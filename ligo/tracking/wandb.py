@@ -15,8 +15,13 @@ class WandbTracker:
     """One W&B run per ligo run; metrics are named `<arm>/<metric>`."""
 
     def __init__(
-        self, folder: Path, *, mode: str, project: str, group: str, name: str, config: dict[str, Any]
-    ) -> None:
+        self, folder: Path, *, mode: str, project: str, group: str, name: str, config: dict[str, Any],
+        wandb_id: str | None = None,
+    ) -> None:  # fmt: skip
+        """
+        Args:
+            wandb_id: None: that of the folder, so that a later start is the same run.
+        """
         wandb = require("wandb", extra="wandb", why=f"tracking.wandb={mode}")
         os.environ.setdefault("WANDB_SILENT", "true")
         warnings.filterwarnings("ignore", module="wandb")
@@ -25,9 +30,7 @@ class WandbTracker:
             project=project,
             group=group,
             name=name,
-            id=hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[
-                :12
-            ],  # a later start is the same run
+            id=wandb_id or hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12],
             resume="allow",
             config=config,
             dir=str(folder),
@@ -39,10 +42,11 @@ class WandbTracker:
 
     def log(self, record: dict[str, Any]) -> None:
         arm = record["arm"]
-        self._run.log({f"{arm}/{key}": value for key, value in record.items() if key != "arm"})
+        values = {key: value for key, value in record.items() if key != "arm" and value is not None}
+        self._run.log({f"{arm}/{key}": value for key, value in values.items()})
 
     def rewind(self, arm: str, step: int) -> None:
-        pass  # a mirror cannot unsay; metrics.jsonl is rewritten
+        pass  # a mirror cannot unsay; metrics.jsonl is rewritten, and `python -m ligo.sync` mirrors that
 
     def summary(self, values: dict[str, Any]) -> None:
         self._run.summary.update(values)

@@ -28,8 +28,9 @@ def export_checkpoint(checkpoint: Path, folder: Path, *, moments: bool = False) 
 
     Args:
         checkpoint: `step-NNNNNNNN`, already verified.
-        folder: is made.
-        moments: write Adam's moments beside it, to be grown with the model (`operator.optimizer_state=grow`).
+        folder: is made, where it is not there yet.
+        moments: write Adam's moments beside it, where there are any, to be grown with the model
+            (`operator.optimizer_state=grow`).
 
     Raises:
         CheckpointError: the files do not hold the whole model.
@@ -37,10 +38,10 @@ def export_checkpoint(checkpoint: Path, folder: Path, *, moments: bool = False) 
     """
     config = read_json_object(checkpoint / "config.json")
     family, saved = family_of(config), SavedState(state_files(checkpoint))
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     write_weights(folder, _on_disk(family, saved, WEIGHT))
     write_json(folder / "config.json", {**config, "dtype": "float32"})
-    if moments:
+    if moments and all(set(MOMENTS) <= set(saved.keys_of(name)) for name in saved.names()):
         _write_moments(folder / OPTIMIZER_FILE, family, saved)
 
 

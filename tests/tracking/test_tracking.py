@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from ligo.core.errors import ConfigError
+from ligo.core.errors import ConfigError, DataError
+from ligo.sync import sync
 from ligo.tracking.config import TrackingConfig, start_trackers
 from ligo.tracking.jsonl import JsonlTracker, read_records
 
@@ -54,6 +55,50 @@ def test_an_offline_wandb_run_holds_what_was_logged(tmp_path: Path) -> None:
     assert "3.25" in json.dumps(history), shown.stderr
     assert "grown/eval/loss" in json.dumps(history)
     assert read_records(tmp_path / "metrics.jsonl")[0]["eval/loss"] == 3.25
+
+
+def wandb_history(folder: Path) -> list[dict[str, object]]:
+    """Rows of the real .wandb file, as wandb's own inspector shows them."""
+    (file,) = folder.glob("*.wandb")
+    shown = subprocess.run(
+        [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)],
+        capture_output=True,
+        text=True,
+    )
+    lines = [json.loads(line) for line in shown.stdout.splitlines()]
+    return [line["history"]["item"] for line in lines if line.get("type") == "history"]
+
+
+def test_a_run_in_three_segments_with_a_rewind_is_synced_as_one(tmp_path: Path) -> None:
+    pytest.importorskip("wandb", reason="the extra ligo[wandb] is not installed")
+    (tmp_path / "config.yaml").write_text("tracking: {project: p}\nrun: {study: s}\n")
+    (tmp_path / "manifest.json").write_text('{"run_id": "r"}')
+    for first, last in ((0, 4), (2, 6), (6, 8)):  # the second went back to step 2
+        tracker = start_trackers(
+            TrackingConfig(wandb="offline"), tmp_path, study="s", name="n", run_config={"seed": 1}
+        )
+        tracker.rewind("grown", first)
+        for step in range(first + 1, last + 1):
+            tracker.log(
+                {"arm": "grown", "step": step, "tokens": 10 * step, "train/loss": 5 - step / 8, "mfu": None}
+            )
+        tracker.finish()
+    before = set(tmp_path.glob("wandb/offline-run-*"))
+    wandb_id = sync(tmp_path, "offline")
+    (made,) = set(tmp_path.glob("wandb/offline-run-*")) - before
+    assert made.name.endswith(wandb_id)
+    expected = [
+        {f"grown/{key}": value for key, value in record.items() if key != "arm" and value is not None}
+        for record in read_records(tmp_path / "metrics.jsonl")
+    ]
+    assert [row["grown/step"] for row in expected] == list(range(1, 9))
+    rows = [{k: v for k, v in row.items() if k.startswith("grown/")} for row in wandb_history(made)]
+    assert rows == expected
+
+
+def test_a_folder_without_records_is_not_synced(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="holds no metrics.jsonl with records"):
+        sync(tmp_path, "offline")
 
 
 def test_a_missing_package_is_refused_before_work_begins(monkeypatch: pytest.MonkeyPatch) -> None:

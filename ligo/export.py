@@ -1,0 +1,55 @@
+"""python -m ligo.export: a checkpoint of a run as a stock Hugging Face folder."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from ligo.core.errors import CheckpointError, LigoError
+from ligo.core.files import folder_aside
+from ligo.core.log import say
+from ligo.training.export import export_checkpoint
+from ligo.training.resume import find_problem, read_manifest
+
+
+def export(checkpoint: Path, folder: Path) -> None:
+    """Verify a checkpoint, and write its model and Adam's moments as `folder`.
+
+    Raises:
+        CheckpointError: it does not verify, or `folder` is there already.
+        ResourceError: the disk is full.
+    """
+    if folder.exists():
+        raise CheckpointError(f"{folder} is there already.\n  Try: another name")
+    try:
+        manifest = read_manifest(checkpoint)
+        problem = find_problem(checkpoint, manifest["config_hash"], manifest["run_id"])
+    except (OSError, ValueError, KeyError):
+        problem = "it has no manifest.json that verifies"
+    if problem is not None:
+        raise CheckpointError(
+            f"{checkpoint} cannot be exported: {problem}.\n  Try: RUN/checkpoints/ARM/step-NNNNNNNN of a run"
+        )
+    with folder_aside(folder) as aside:
+        export_checkpoint(checkpoint, aside, moments=True)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m ligo.export", description=__doc__)
+    parser.add_argument(
+        "checkpoint", type=Path, metavar="CHECKPOINT", help="RUN/checkpoints/ARM/step-NNNNNNNN"
+    )
+    parser.add_argument("folder", type=Path, metavar="DIR", help="is made")
+    arguments = parser.parse_args()
+    try:
+        export(arguments.checkpoint, arguments.folder)
+    except LigoError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    say(f"wrote {arguments.folder}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""python -m ligo.sync: metrics.jsonl of a run as one W&B run, however often the run was stopped or went back."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import sys
+from pathlib import Path
+
+import yaml
+
+from ligo.core.errors import DataError, LigoError
+from ligo.core.files import read_json
+from ligo.core.log import progress, say
+from ligo.core.run import Run
+from ligo.tracking.jsonl import read_records
+from ligo.tracking.wandb import WandbTracker
+
+
+def sync(folder: Path, mode: str) -> str:
+    """Replay a run's records into a W&B run of their own; the same records give the same run again.
+
+    Args:
+        mode: offline (a run under `wandb/` of the folder, for `wandb sync`) or online.
+
+    Returns:
+        The W&B id of the run.
+
+    Raises:
+        DataError: the folder holds no records.
+        ConfigError: wandb is not installed.
+    """
+    run = Run(folder)
+    records = read_records(run.metrics)
+    if not records or not (folder / "config.yaml").is_file():
+        raise DataError(
+            f"{folder} holds no metrics.jsonl with records in it.\n  Try: the run.dir of a python -m ligo.grow"
+        )
+    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    content = run.id.encode() + run.metrics.read_bytes()
+    wandb_id = hashlib.sha256(content).hexdigest()[:12]
+    tracker = WandbTracker(
+        folder, mode=mode, project=config["tracking"]["project"], group=config["run"]["study"],
+        name=folder.resolve().name, config=config, wandb_id=wandb_id,
+    )  # fmt: skip
+    with progress("replaying", len(records)) as bar:
+        for record in records:
+            tracker.log(record)
+            bar.advance()
+    if run.summary.is_file():
+        tracker.summary(read_json(run.summary))
+    tracker.finish()
+    return wandb_id
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m ligo.sync", description=__doc__)
+    parser.add_argument("run", type=Path, metavar="RUN", help="a run folder")
+    parser.add_argument("--mode", choices=("offline", "online"), default="offline")
+    arguments = parser.parse_args()
+    try:
+        wandb_id = sync(arguments.run, arguments.mode)
+    except LigoError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    if arguments.mode == "offline":
+        say(f"to send it: wandb sync {arguments.run}/wandb/offline-run-*-{wandb_id}")
+
+
+if __name__ == "__main__":
+    main()
