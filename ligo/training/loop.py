@@ -11,7 +11,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -62,23 +62,27 @@ def train(
     tracker: Tracker,
     checkpoints: Path,
     config_hash: str,
+    start: Progress | None = None,
+    until_step: int | None = None,
 ) -> Progress:
     """Train one arm to the end of its token budget, going on from its newest checkpoint if there is one.
 
     Args:
         flops_per_token: forward and backward.
         checkpoints: folder of this arm's checkpoints.
+        start: where an arm stands that has been trained up to here as another model.
+        until_step: where it is to stop before the end of its budget.
 
     Raises:
         Interrupted: Ctrl-C, SIGTERM or SIGUSR1; a checkpoint was saved.
         NumericsError: the loss is no longer finite.
     """
-    state = Progress()
+    state = Progress() if start is None else replace(start)
     saved = load_latest(engine, checkpoints, config_hash)
     if saved is not None:
         state = Progress(**saved["progress"])
-    tracker.rewind(arm, -1 if saved is None else state.step)
-    total = num_steps(config)
+    tracker.rewind(arm, state.step or -1)
+    total = num_steps(config) if until_step is None else until_step
 
     def save() -> None:
         save_checkpoint(
