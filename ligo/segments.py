@@ -178,10 +178,10 @@ class SegmentedRun(GrowthRun):
         return growing + training_flops(self.config, self._growths, self._plans)
 
     def _summary(self) -> dict[str, Any]:
-        inner = [
-            InnerGrowth(growth.config(self.config, self._folder(growth, "small")), plan, Run(self._folder(growth)))
-            for growth, plan in zip(self._growths, self._plans, strict=True)
-        ]  # fmt: skip
+        inner = []
+        for growth, plan in zip(self._growths, self._plans, strict=True):
+            config = growth.config(self.config, self._folder(growth, "small"))
+            inner.append(InnerGrowth(growth.at_tokens, config, plan, Run(self._folder(growth))))
         config = replace(self.config, target=self._growths[-1].target)
         return summarise(config, self.run, self.small, self.plan, inner)
 

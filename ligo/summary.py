@@ -22,6 +22,7 @@ from ligo.tracking.jsonl import read_records
 class InnerGrowth:
     """A growth inside the grown arm: a run of its own, done or to come."""
 
+    at_tokens: int
     config: GrowConfig
     plan: GrowthPlan
     run: Run
@@ -39,6 +40,9 @@ def summarise(
     results, records = run.stage_results(), read_records(run.metrics)
     trained = small_training_record(config, small, plan)
     arms = _arms(config, results)
+    growth = _growth(config, run, plan)
+    if config.train.start == "small":  # what it cost is in the arm
+        growth = {**_growth(inner[0].config, inner[0].run, inner[0].plan), "operator_flops": 0.0}
     summary: dict[str, Any] = {
         "name": run.folder.name,
         "command": command_line(),
@@ -58,7 +62,7 @@ def summarise(
             "hidden_size": target.dims.hidden_size,
             "num_layers": target.dims.num_layers,
         },
-        "growth": _growth(config, run, plan),
+        "growth": growth,
         "inner_growth": [_inner_growth(growth) for growth in inner],
         "arms": arms,
         "target_loss": None,
@@ -119,6 +123,7 @@ def _inner_growth(growth: InnerGrowth) -> dict[str, Any]:
     dims, evaluated = growth.plan.target.dims, growth.run.stage_results().get("evaluate", {})
     return {
         **_growth(growth.config, growth.run, growth.plan),
+        "at_tokens": growth.at_tokens,
         "target": growth.config.target.name,
         "optimizer_state": growth.config.operator.optimizer_state,
         "parameters": growth.plan.target.num_parameters,
