@@ -58,7 +58,8 @@ def grow(config: GrowConfig, config_yaml: str) -> None:
     known = known_config(config.small)
     announced = None
     if known is not None:
-        announced = announcement(config, make_plan(config, known), inner)
+        plan = make_plan(config, known)
+        announced = plan_text(config, plan) + schedule_text(config, plan, inner)
         say(announced)
 
     # torch and transformers load from here on
@@ -85,14 +86,6 @@ def grow(config: GrowConfig, config_yaml: str) -> None:
             grow_checkpoint(folder, config, run, digest, tracker, inner)
     if not joined_before:
         distributed.stop()
-
-
-def announcement(config: GrowConfig, plan: GrowthPlan, inner: Sequence[Growth]) -> str:
-    """The plan of the growth before training, and those of the growths inside of it."""
-    text = plan_text(config, plan)
-    if inner:
-        text += "\n" + schedule_text(config, inner, plan_growths(first_model(config, plan), inner))
-    return text
 
 
 def find_small(config: GrowConfig) -> Path:
@@ -140,7 +133,7 @@ def check_inputs(
     from ligo.training.objectives import make_objective
 
     checkpoint, plan = open_small(folder, config)
-    if (text := announcement(config, plan, inner)) != announced:
+    if (text := plan_text(config, plan) + schedule_text(config, plan, inner)) != announced:
         say(text)
     objective = make_objective(plan.small, checkpoint.tokenizer, trains=needs_objective(config))
     checkpoint.expect(expected_shapes(plan.small))

@@ -122,6 +122,15 @@ def plan_growths(first: Family, growths: Sequence[Growth]) -> list[GrowthPlan]:
     return plans
 
 
+def schedule_json(config: GrowConfig, plan: GrowthPlan, growths: Sequence[Growth]) -> list[dict[str, Any]]:
+    """The same as plain data."""
+    plans = plan_growths(first_model(config, plan), growths)
+    return [
+        {"at_tokens": growth.at_tokens, "operator": asdict(growth.operator), **inner.as_json()}
+        for growth, inner in zip(growths, plans, strict=True)
+    ]
+
+
 def disk_bytes(plans: Sequence[GrowthPlan]) -> int:
     """What the growths leave on the disk: models before and after in float32, and two moments of each number."""
     return sum(12 * (plan.small.num_parameters + plan.target.num_parameters) for plan in plans)
@@ -137,9 +146,16 @@ def training_flops(config: GrowConfig, growths: Sequence[Growth], plans: Sequenc
     )
 
 
-def schedule_text(config: GrowConfig, growths: Sequence[Growth], plans: Sequence[GrowthPlan]) -> str:
-    """The growths for a person to read."""
-    length, lines = config.data.sequence_length, ["Growth inside the run:"]
+def schedule_text(config: GrowConfig, plan: GrowthPlan, growths: Sequence[Growth]) -> str:
+    """The growths for a person to read, below the text of the `plan` of `before_training`; nothing where there are none.
+
+    Raises:
+        PlanError: a growth cannot be.
+    """
+    if not growths:
+        return ""
+    plans = plan_growths(first_model(config, plan), growths)
+    length, lines = config.data.sequence_length, ["", "Growth inside the run:"]
     for growth, plan in zip(growths, plans, strict=True):
         operator = growth.operator.name
         if growth.operator.init:
