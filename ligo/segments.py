@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,20 +42,6 @@ from ligo.training.moments import write_moments
 _ARM = "grown"
 
 
-@dataclass(frozen=True)
-class _Segment:
-    """A stretch of the arm in which its model stays as it is."""
-
-    number: int
-    """How many growths came before it."""
-    family: Family
-    model: Path
-    moments: OptimizerState | None
-    start: Progress
-    growth: Growth | None
-    """What ends it; None: the end of the budget."""
-
-
 class SegmentedRun(GrowthRun):
     """A run that grows inside its stage `train`."""
 
@@ -68,64 +54,63 @@ class SegmentedRun(GrowthRun):
 
     def train(self) -> None:
         """Train and grow in turns; the result is `trained/`, a stock folder of the last model."""
+        grown = None
         for growth in self._growths:
             if not self._folder(growth, "small").exists():
-                self._train_segment(self._segment(growth.number - 1))
-            self._inner_run(growth).execute()
-        self._train_segment(self._segment(len(self._growths)))
+                self._train_segment(grown, growth)
+            grown = self._inner_run(growth)
+            grown.execute()
+        self._train_segment(grown, None)
 
-    def _segment(self, number: int) -> _Segment:
-        """A segment; the growths before it are done."""
-        growth = self._growths[number] if number < len(self._growths) else None
-        if number > 0:
-            grown = self._inner_run(self._growths[number - 1])
-            family, model, moments = grown.plan.target, grown.run.grown, grown._grown_state()
-            return _Segment(number, family, model, moments, _after(grown), growth)
-        if self.config.train.start == "small":
-            model, moments = self.small.folder, self._small_state()
-        else:
-            model, moments = self.run.grown, self._grown_state()
-        return _Segment(0, first_model(self.config, self.plan), model, moments, Progress(), growth)
+    def _train_segment(self, grown: GrowthRun | None, growth: Growth | None) -> None:
+        """Train from one growth to the next, and keep the model that comes out.
 
-    def _train_segment(self, segment: _Segment) -> None:
-        """Train to the end of a segment, and keep the model: for the growth after it, or as the arm's result."""
-        training, checkpoints = self.config.train, self.run.checkpoints(_ARM) / f"segment-{segment.number}"
-        model = self._pretrained(segment.model)
-        engine = self._engine(model, training, segment.family, segment.moments, segment.start.step)
+        Args:
+            grown: the growth that made the segment's model, done; None: the arm begins.
+            growth: the growth that ends the segment; None: the end of the budget, and the arm's result.
+        """
+        training, number = self.config.train, growth.number - 1 if growth else len(self._growths)
+        start = Progress() if grown is None else _after(grown)
+        family, model, moments = self._begin() if grown is None else _made_by(grown)
+        engine = self._engine(self._pretrained(model), training, family, moments, start.step)
+        if grown is not None:
+            start = self._evaluated(engine, grown, number, start)
         done = self._run_engine(
             engine,
             _ARM,
             training,
-            segment.family,
-            checkpoints,
-            start=self._evaluated(engine, segment),
-            until_step=segment.growth and segment.growth.at_tokens // training.batch_tokens,
+            family,
+            self.run.checkpoints(_ARM) / f"segment-{number}",
+            start=start,
+            until_step=growth and growth.at_tokens // training.batch_tokens,
         )
-        if segment.growth is not None:
-            self._keep_for_growth(engine, segment.family, segment.growth, done)
-            engine.close()
-            return
-        self._inner_run(self._growths[-1])._keep_trained(
-            engine.weights(), done.tokens, done.loss, self.run.trained
-        )
+        if growth is not None:
+            self._keep_for_growth(engine, family, growth, done)
+        elif grown is not None:
+            grown._keep_trained(engine.weights(), done.tokens, done.loss, self.run.trained)
         engine.close()
-        self._finish_arm("train", _ARM, training, done)
+        if growth is None:
+            self._finish_arm("train", _ARM, training, done)
 
-    def _evaluated(self, engine: Engine, segment: _Segment) -> Progress:
-        """Where a segment starts, with the loss right after growth, which is logged and kept once."""
-        if segment.number == 0:
-            return segment.start
-        run = Run(self._folder(self._growths[segment.number - 1]))
-        if "evaluate" in run.stage_results():
-            return Progress(**run.stage_results()["evaluate"]["after"])
-        after = replace(segment.start, loss=evaluate(engine, self._validation))
+    def _begin(self) -> tuple[Family, Path, OptimizerState | None]:
+        if self.config.train.start == "small":
+            return self.plan.small, self.small.folder, self._small_state()
+        return _made_by(self)
+
+    def _evaluated(self, engine: Engine, grown: GrowthRun, number: int, start: Progress) -> Progress:
+        """The start of a segment with the loss right after growth, which is logged and kept once."""
+        known = grown.run.stage_results().get("evaluate")
+        if known is not None:
+            return Progress(**known["after"])
+        after = replace(start, loss=evaluate(engine, self._validation))
         with distributed.others_wait() as main:
             if main:
-                if all(record.get("growth") != segment.number for record in read_records(self.run.metrics)):
+                self._tracker.rewind(_ARM, start.step)  # a line may have been cut
+                if all(record.get("growth") != number for record in read_records(self.run.metrics)):
                     self._tracker.log({"arm": _ARM, "step": after.step, "tokens": after.tokens, "flops": after.flops,
                                        "wall_s": round(after.wall_s, 3), "eval/loss": after.loss,
-                                       "growth": segment.number})  # fmt: skip
-                run.finish_stage("evaluate", {"loss_before": segment.start.loss, "after": asdict(after)})
+                                       "growth": number})  # fmt: skip
+                grown.run.finish_stage("evaluate", {"loss_before": start.loss, "after": asdict(after)})
         return after
 
     def _keep_for_growth(self, engine: Engine, family: Family, growth: Growth, done: Progress) -> None:
@@ -186,11 +171,16 @@ class SegmentedRun(GrowthRun):
         return summarise(config, self.run, self.small, self.plan, inner)
 
 
-def _after(growth: GrowthRun) -> Progress:
+def _made_by(grown: GrowthRun) -> tuple[Family, Path, OptimizerState | None]:
+    """What training begins with after a growth: the model, its folder, and its moments where they are wanted."""
+    return grown.plan.target, grown.run.grown, grown._grown_state()
+
+
+def _after(grown: GrowthRun) -> Progress:
     """Where the arm stands after a growth: at the same step, with what growing cost."""
-    before = Progress(**read_json(growth.small.folder / "progress.json"))
-    learned_s = growth.run.stage_results().get("learn", {}).get("wall_s", 0.0)
-    return replace(before, flops=before.flops + operator_flops(growth.run), wall_s=before.wall_s + learned_s)
+    before = Progress(**read_json(grown.small.folder / "progress.json"))
+    learned_s = grown.run.stage_results().get("learn", {}).get("wall_s", 0.0)
+    return replace(before, flops=before.flops + operator_flops(grown.run), wall_s=before.wall_s + learned_s)
 
 
 class _LearningOf:
