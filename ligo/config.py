@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from ligo.training.config import TrainConfig
 TRAINING_STAGES = frozenset({"train", "scratch", "continue"})
 STAGES = ("learn", "write", "verify", "train", "scratch", "continue", "report")
 DTYPES = ("auto", "float16", "bfloat16", "float32", "float64")
+STARTS = ("grown", "small")
 
 
 @dataclass(kw_only=True)
@@ -31,7 +32,7 @@ class SmallTrainConfig:
     """How a small model that does not exist yet is trained (`small=scratch`)."""
 
     max_tokens: int = 4_194_304
-    """Token budget."""
+    """Token budget; 0: it stays untrained, for train.start=small."""
     lr: float = 4e-3
     """Peak learning rate."""
     schedule: str = "wsd"
@@ -112,6 +113,17 @@ _TARGET_SIZES = {
 
 
 @dataclass(kw_only=True)
+class GrownTrainConfig(TrainConfig):
+    """The training of the grown arm, and where it grows inside."""
+
+    start: str = "grown"
+    """grown: the model that the stage `write` made; small: the small model itself, grown only inside (train.growth)."""
+    growth: list[Any] = field(default_factory=list)
+    """Growths while it trains, in order: {at_tokens, target, operator}. Target and operator are names of their groups or
+    keys of theirs; left out, the run's own. operator.optimizer_state is `grow` there unless it says otherwise."""
+
+
+@dataclass(kw_only=True)
 class ScratchConfig:
     """The scratch baseline; what is null is as in `train`."""
 
@@ -156,7 +168,7 @@ class GrowConfig:
     operator: OperatorConfig = field(default_factory=OperatorConfig)
     learn: LearnConfig = field(default_factory=LearnConfig)
     data: DataConfig = field(default_factory=DataConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
+    train: GrownTrainConfig = field(default_factory=GrownTrainConfig)
     scratch: ScratchConfig = field(default_factory=ScratchConfig)
     write: WriteConfig = field(default_factory=WriteConfig)
     deepspeed: dict[str, Any] = field(default_factory=dict)
@@ -316,13 +328,12 @@ def check(config: GrowConfig) -> None:
             "num_key_value_heads: 2, intermediate_size: 176, vocab_size: 2048}'"
         )
     arms = [("train", config.train), ("scratch", scratch_training(config))]
-    if config.small.shape:
+    if config.small.shape and config.small.train.max_tokens != 0:
         arms.append(("small.train", small_training(config)))
     for section, arm in arms:
         check_training(arm, section)
-    for key, size in vars(config.target).items():
-        if size is not None and key in _TARGET_SIZES:
-            check_between(f"target.{key}", size, 1, _TARGET_SIZES[key])
+    _check_start(config)
+    check_target(config.target)
     check_data(config.data)
     check_operator(config.operator)
     check_learning(config.learn)
@@ -345,13 +356,47 @@ def check(config: GrowConfig) -> None:
         check_between("operator.batch_tokens", config.operator.batch_tokens, config.data.sequence_length)
 
 
+def check_target(target: TargetConfig) -> None:
+    """Refuse sizes that no model has.
+
+    Raises:
+        ConfigError: the size and its range are named.
+    """
+    from ligo.core.checks import check_between
+
+    for key, size in vars(target).items():
+        if size is not None and key in _TARGET_SIZES:
+            check_between(f"target.{key}", size, 1, _TARGET_SIZES[key])
+
+
+def _check_start(config: GrowConfig) -> None:
+    start = config.train.start
+    if start not in STARTS:
+        raise ConfigError(
+            f"train.start={start} is not one of {', '.join(STARTS)}.\n  Try: train.start={nearest(start, STARTS) or STARTS[0]}"
+        )
+    if start == "grown":
+        return
+    if not config.train.growth:
+        raise ConfigError(
+            "train.start=small begins with the small model, and without train.growth that never grows.\n"
+            "  Try: train.growth=[{at_tokens: 200000}], or stages=[continue] to train the small model on"
+        )
+    before = [stage for stage in config.stages if stage in ("learn", "write", "verify")]
+    if before:
+        raise ConfigError(
+            f"train.start=small grows the model while it trains, and stages names {', '.join(before)}, which grow it "
+            "before.\n  Try: stages=[train,scratch,report]"
+        )
+
+
 def check_stage_order(config: GrowConfig, done: Collection[str]) -> None:
     """Refuse a stage whose input is neither `done` in the run folder nor made before it.
 
     Raises:
         ConfigError: the stage and what it lacks.
     """
-    needs = {"verify": "write", "train": "write"}
+    needs = {"verify": "write"} | ({"train": "write"} if config.train.start == "grown" else {})
     if config.operator.init is not None or config.operator.candidates:
         needs["write"] = "learn"
     made = set(done)
@@ -404,7 +449,7 @@ def check_training_fits(config: GrowConfig) -> None:
 
 def most_windows(config: GrowConfig) -> int:
     """Sequences that the longest of the arms to be trained is given."""
-    from ligo.training.config import num_steps
+    from ligo.training.schedule import num_steps
 
     length = config.data.sequence_length
     return max((num_steps(arm) * (arm.batch_tokens // length) for arm in _arms(config)), default=0)
@@ -419,12 +464,16 @@ def _arms(config: GrowConfig) -> list[TrainConfig]:
 def scratch_training(config: GrowConfig) -> TrainConfig:
     """The scratch arm's training: `train` with `scratch`'s own values."""
     own = {key: value for key, value in vars(config.scratch).items() if value is not None}
-    return replace(config.train, rewarm_steps=0, **own)
+    return replace(_without_growth(config.train), rewarm_steps=0, **own)
 
 
 def small_training(config: GrowConfig) -> TrainConfig:
     """The training of a small model that does not exist yet."""
-    return replace(config.train, rewarm_steps=0, **vars(config.small.train))
+    return replace(_without_growth(config.train), rewarm_steps=0, **vars(config.small.train))
+
+
+def _without_growth(training: GrownTrainConfig) -> TrainConfig:
+    return TrainConfig(**{field.name: getattr(training, field.name) for field in fields(TrainConfig)})
 
 
 def wanted_dims(target: TargetConfig) -> dict[str, int | None]:

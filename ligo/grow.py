@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -24,11 +24,20 @@ from ligo.core.distributed import world_size
 from ligo.core.errors import check_installed
 from ligo.core.log import say
 from ligo.plan import known_config, make_plan, name_after_folder, plan_json, plan_text
+from ligo.schedule import (
+    before_training,
+    disk_bytes,
+    first_model,
+    plan_growths,
+    read_growths,
+    schedule_text,
+)
 
 if TYPE_CHECKING:
     from ligo.checkpoint.reader import Checkpoint
     from ligo.core.run import Run
     from ligo.growth.plan import GrowthPlan
+    from ligo.schedule import Growth
     from ligo.tracking.base import Tracker
 
 DESCRIPTION = "Grow a small pretrained transformer into a larger one, train it on, and count what that saved."
@@ -47,10 +56,13 @@ def grow(config: GrowConfig, config_yaml: str) -> None:
     config = replace(config, small=name_after_folder(config.small))
     check_extras(config)
     check_training_fits(config)
+    inner = read_growths(config)
+    config = before_training(config, inner)
     known = known_config(config.small)
     announced = None
     if known is not None:
-        announced = plan_text(config, make_plan(config, known))
+        plan = make_plan(config, known)
+        announced = plan_text(config, plan) + schedule_text(config, plan, inner)
         say(announced)
 
     # torch and transformers load from here on
@@ -69,12 +81,12 @@ def grow(config: GrowConfig, config_yaml: str) -> None:
 
         check_data(config)
         with opened(run, config, run_config, config_yaml) as tracker:
-            grow_checkpoint(train_small(config, run, digest, tracker), config, run, digest, tracker)
+            grow_checkpoint(train_small(config, run, digest, tracker), config, run, digest, tracker, inner)
     else:
         folder = find_small(config)
-        check_inputs(folder, config, run, announced)
+        check_inputs(folder, config, run, announced, inner)
         with opened(run, config, run_config, config_yaml) as tracker:
-            grow_checkpoint(folder, config, run, digest, tracker)
+            grow_checkpoint(folder, config, run, digest, tracker, inner)
     if not joined_before:
         distributed.stop()
 
@@ -107,11 +119,14 @@ def open_small(folder: Path, config: GrowConfig) -> tuple[Checkpoint, GrowthPlan
     return checkpoint.named_for(plan.small), plan
 
 
-def check_inputs(folder: Path, config: GrowConfig, run: Run, announced: str | None) -> None:
+def check_inputs(
+    folder: Path, config: GrowConfig, run: Run, announced: str | None, inner: Sequence[Growth] = ()
+) -> None:
     """Refuse a checkpoint, a text or a disk that will not do, before anything is written.
 
     Args:
         announced: the plan that has been printed, or None.
+        inner: growths inside the grown arm.
     """
     from ligo.checkpoint.optimizer import open_optimizer_state
     from ligo.checkpoint.writer import check_free_disk
@@ -123,7 +138,7 @@ def check_inputs(folder: Path, config: GrowConfig, run: Run, announced: str | No
     from ligo.training.objectives import make_objective
 
     checkpoint, plan = open_small(folder, config)
-    if (text := plan_text(config, plan)) != announced:
+    if (text := plan_text(config, plan) + schedule_text(config, plan, inner)) != announced:
         say(text)
     objective = make_objective(
         plan.small, checkpoint.tokenizer, trains=needs_objective(config), attend=config.data.attend
@@ -140,7 +155,8 @@ def check_inputs(folder: Path, config: GrowConfig, run: Run, announced: str | No
         if alone:  # the others find the tokens in the cache
             check_budget(objective.prepare(config.data), config.data, most_windows(config))
     if not run.grown.exists():
-        needed = plan_json(config, plan)["bytes"]["disk"] + moment_bytes
+        inside = disk_bytes(plan_growths(first_model(config, plan), inner))
+        needed = plan_json(config, plan)["bytes"]["disk"] + moment_bytes + inside
         check_free_disk(run.folder, needed - unfinished_bytes(run.grown))
 
 
@@ -155,11 +171,14 @@ def check_learning_inputs(checkpoint: Checkpoint, plan: GrowthPlan, config: Grow
         check_quantisable(plan.small, checkpoint.dtypes)
 
 
-def grow_checkpoint(folder: Path, config: GrowConfig, run: Run, digest: str, tracker: Tracker) -> None:
+def grow_checkpoint(
+    folder: Path, config: GrowConfig, run: Run, digest: str, tracker: Tracker, inner: Sequence[Growth] = ()
+) -> None:
     """Run the stages on a small checkpoint that is there."""
     from ligo.core import distributed
     from ligo.core.files import write_json
     from ligo.families.stock import check_coverage
+    from ligo.segments import SegmentedRun
     from ligo.stages import GrowthRun
     from ligo.training.objectives import make_objective
 
@@ -172,7 +191,8 @@ def grow_checkpoint(folder: Path, config: GrowConfig, run: Run, digest: str, tra
     if distributed.is_main():
         run.check_same_inputs({"small": checkpoint.fingerprint(), "text": corpus.fingerprint})
         write_json(run.plan, plan_json(config, plan))
-    GrowthRun(config, run, digest, checkpoint, plan, corpus, tracker).execute()
+    parts = (config, run, digest, checkpoint, plan, corpus, tracker)
+    (SegmentedRun(inner, *parts) if inner else GrowthRun(*parts)).execute()
 
 
 def run_folder(config: GrowConfig, config_hash: str) -> Path:

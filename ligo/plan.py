@@ -19,6 +19,7 @@ from ligo.core.errors import CheckpointError, ConfigError
 from ligo.families.fresh import fresh_config
 from ligo.growth.plan import GrowthPlan, check_moments, plan_growth
 from ligo.operators.config import build
+from ligo.schedule import before_training, read_growths, schedule_json, schedule_text
 
 DESCRIPTION = "Print how a small transformer would be grown: spaces, layers, exactness, parameters, cost."
 EXAMPLES = (
@@ -182,6 +183,8 @@ def print_plan(config: GrowConfig, _yaml: str) -> None:
         CheckpointError: the small model's shape is not known without its checkpoint.
     """
     config = replace(config, small=name_after_folder(config.small))
+    inner = read_growths(config)
+    config = before_training(config, inner)
     small_config = known_config(config.small)
     if small_config is None:
         raise CheckpointError(
@@ -194,9 +197,11 @@ def print_plan(config: GrowConfig, _yaml: str) -> None:
             + "\n  Try: small.path=DIR with a Hugging Face checkpoint folder, or another small="
         )
     plan = make_plan(config, small_config)
-    print(
-        json.dumps(plan_json(config, plan), indent=2) if config.output == "json" else plan_text(config, plan)
-    )
+    if config.output == "json":
+        growths = {"inner_growth": schedule_json(config, plan, inner)} if inner else {}
+        print(json.dumps(plan_json(config, plan) | growths, indent=2))
+    else:
+        print(plan_text(config, plan) + schedule_text(config, plan, inner))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from ligo.data.loader import Batches, check_budget, validation_batches
 from ligo.data.mixture import all_documents
 from ligo.families.base import Family, family_of
 from ligo.families.fresh import fresh_config
+from ligo.families.stock import as_on_disk
 from ligo.tracking.base import Tracker
 from ligo.training.config import TrainConfig, batch_shape, keeps_moments
 from ligo.training.loop import Progress
@@ -41,7 +42,7 @@ def check_data(config: GrowConfig) -> None:
 
 
 def train_small(config: GrowConfig, run: Run, digest: str, tracker: Tracker) -> Path:
-    """Train the small model on the run's text, with a tokenizer of its own, or on the run's images.
+    """Train the small model on the run's text, with a tokenizer of its own, or on the run's images; or only draw it.
 
     It lies in the folder `small/` of the run, made once. The folder's `ligo.json` holds tokens, FLOPs and loss of
     the training, which the ledger charges.
@@ -52,8 +53,10 @@ def train_small(config: GrowConfig, run: Run, digest: str, tracker: Tracker) -> 
     folder = run.folder / "small"
     if (folder / "ligo.json").is_file():
         return folder
+    from torch import zeros_like
+
     from ligo.training.dropping import flops_share
-    from ligo.training.engine import make_engine
+    from ligo.training.engine import Moments, make_engine
     from ligo.training.loop import train
     from ligo.training.models import fresh_model
     from ligo.training.moments import write_moments
@@ -71,23 +74,29 @@ def train_small(config: GrowConfig, run: Run, digest: str, tracker: Tracker) -> 
     corpus = objective.prepare(config.data)
 
     model = fresh_model(model_config, config.seed)
-    engine = make_engine(model, objective, training, shape, config.deepspeed)
-    done = train(
-        engine,
-        arm="small",
-        batches=Batches(corpus, length, shape.windows, config.seed),
-        validation=validation_batches(corpus, length, 32, config.data.validation_tokens),
-        config=training,
-        flops_per_token=model_flops(family, length).training,
-        flops_share=flops_share(training, family, length),
-        tracker=tracker,
-        checkpoints=run.checkpoints("small"),
-        config_hash=digest,
-        run_id=run.id,
-    )
-    weights = engine.weights()
-    moments = engine.moments() if keeps_moments(training) else None
-    engine.close()
+    moments: tuple[int, Moments] | None
+    if training.max_tokens == 0:
+        parameters = dict(model.named_parameters())
+        weights, done = as_on_disk(model, parameters), Progress()
+        moments = 0, {n: (zeros_like(p), zeros_like(p)) for n, p in parameters.items()}
+    else:
+        engine = make_engine(model, objective, training, shape, config.deepspeed)
+        done = train(
+            engine,
+            arm="small",
+            batches=Batches(corpus, length, shape.windows, config.seed),
+            validation=validation_batches(corpus, length, 32, config.data.validation_tokens),
+            config=training,
+            flops_per_token=model_flops(family, length).training,
+            flops_share=flops_share(training, family, length),
+            tracker=tracker,
+            checkpoints=run.checkpoints("small"),
+            config_hash=digest,
+            run_id=run.id,
+        )
+        weights = engine.weights()
+        moments = engine.moments() if keeps_moments(training) else None
+        engine.close()
     with distributed.others_wait() as alone:
         if alone:
             with folder_aside(folder) as aside:
@@ -99,7 +108,10 @@ def train_small(config: GrowConfig, run: Run, digest: str, tracker: Tracker) -> 
                 write_json(aside / "config.json", model_config)
                 write_json(aside / "ligo.json", _record(config, training, done))
                 write_text(aside / "README.md", _card(config, family, training, done))
-            say(f"trained the small model: validation loss {done.loss:.4f} after {in_flops(done.flops)}")
+            if done.step:
+                say(f"trained the small model: validation loss {done.loss:.4f} after {in_flops(done.flops)}")
+            else:
+                say("drew the small model fresh and left it untrained")
     return folder
 
 
@@ -119,7 +131,11 @@ def _tokenizer(config: GrowConfig, folder: Path, family: Family) -> Any:
 def _record(config: GrowConfig, training: TrainConfig, done: Progress) -> dict[str, Any]:
     """What the ledger reads (`training`), and what it takes to train the same model again."""
     return {
-        "training": {"tokens": done.tokens, "flops": done.flops, "loss": done.loss},
+        "training": {
+            "tokens": done.tokens,
+            "flops": done.flops,
+            "loss": done.loss if done.step else None,
+        },
         "data": {"name": config.data.name, "sequence_length": config.data.sequence_length},
         "options": asdict(training),
         "seed": config.seed,
@@ -145,6 +161,7 @@ def _card(config: GrowConfig, family: Family, training: TrainConfig, done: Progr
         unit, held_out, windows = "token", "on text held out by document", f"windows of {length}"
     if family.objective == "masked_lm":
         unit = "hidden token"
+    loss = f"{done.loss:.4f} nats per {unit}, {held_out}" if done.step else "untrained"
     return (
         f"---\nlibrary_name: transformers\npipeline_tag: {_PIPELINES[family.objective]}\ntags: [ligo]\n---\n\n"
         f"# A small {family.name} trained by ligo\n\n"
@@ -152,6 +169,6 @@ def _card(config: GrowConfig, family: Family, training: TrainConfig, done: Progr
         f"| training | {done.tokens:,} tokens, {windows}, "
         f"{training.batch_tokens:,} tokens per step, peak rate {training.lr:g}, {training.schedule} |\n"
         f"| cost | {done.flops:.4g} FLOPs (3x forward, lookups free, full attention counted) |\n"
-        f"| validation loss | {done.loss:.4f} nats per {unit}, {held_out} |\n\n"
+        f"| validation loss | {loss} |\n\n"
         "The same as data: `ligo.json`.\n"
     )

@@ -7,7 +7,7 @@ that was cut goes on at the first stage that is not done. All ranks learn and tr
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import cached_property
@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ligo.learning.fit import LearnedOperator
+    from ligo.training.engine import Engine
+    from ligo.training.loop import Progress
     from ligo.training.objectives import Objective
 
 _VALIDATION_WINDOWS = 32  # per forward pass
@@ -283,16 +285,8 @@ class GrowthRun:
 
     def train(self) -> None:
         """Continue pretraining the grown model; the result is `trained/`, a stock folder again."""
-        training = self.config.train
-
-        def model() -> Any:
-            from ligo.training.models import pretrained_model
-
-            return pretrained_model(self.run.grown, self.config.deepspeed, training)
-
-        grows = self.config.operator.optimizer_state != "reset"
-        state = read_optimizer_file(self.run.moments, self.plan.target) if grows else None
-        self._train_arm("train", "grown", model, training, state=state, keep=True)
+        model, state = self._pretrained(self.run.grown), self._grown_state()
+        self._train_arm("train", "grown", model, self.config.train, state=state, keep=True)
 
     def scratch(self) -> None:
         """Train the same target from fresh weights: same data order, own rate, own fully decayed schedule."""
@@ -300,7 +294,7 @@ class GrowthRun:
         def model() -> Any:
             from ligo.training.models import fresh_model
 
-            return fresh_model(self.plan.target_config, self.config.seed)
+            return fresh_model(self._final.config, self.config.seed)
 
         self._train_arm("scratch", "scratch", model, scratch_training(self.config))
 
@@ -311,56 +305,106 @@ class GrowthRun:
         """
         from ligo.training.dropping import training_flops
 
-        length = self.config.data.sequence_length
-        small, target = (
-            training_flops(self.config.train, family, length)
-            for family in (self.plan.small, self.plan.target)
-        )
-        times = (operator_flops(self.run) + target) / small
+        small = training_flops(self.config.train, self.plan.small, self.config.data.sequence_length)
+        times = (operator_flops(self.run) + self._grown_flops()) / small
         tokens = round(times * self.config.train.max_tokens)
         training = replace(self.config.train, max_tokens=tokens, rewarm_steps=0)
-
-        def model() -> Any:
-            from ligo.training.models import pretrained_model
-
-            return pretrained_model(self.small.folder, self.config.deepspeed, training)
-
+        model = self._pretrained(self.small.folder)
         self._train_arm(
             "continue", "continue", model, training, family=self.plan.small, state=self._small_state()
         )
 
+    @property
+    def _final(self) -> Family:
+        """The model that the grown arm ends with."""
+        return self.plan.target
+
+    def _grown_flops(self) -> float:
+        """What the whole grown arm takes."""
+        from ligo.training.dropping import training_flops
+
+        return training_flops(self.config.train, self.plan.target, self.config.data.sequence_length)
+
+    def _grown_state(self) -> OptimizerState | None:
+        """The moments that the grown model begins with, where they are wanted."""
+        if self.config.operator.optimizer_state == "reset":
+            return None
+        return read_optimizer_file(self.run.moments, self.plan.target)
+
+    def _pretrained(self, folder: Path) -> Callable[[], Any]:
+        def model() -> Any:
+            from ligo.training.models import pretrained_model
+
+            return pretrained_model(folder, self.config.deepspeed, self.config.train)
+
+        return model
+
     def _train_arm(
-        self, stage: str, arm: str, model: Any, training: TrainConfig, *, family: Family | None = None,
+        self, stage: str, arm: str, model: Callable[[], Any], training: TrainConfig, *, family: Family | None = None,
         state: OptimizerState | None = None, keep: bool = False,
     ) -> None:  # fmt: skip
-        from ligo.training.dropping import flops_share
+        family = family or self._final
+        new = self._new() if state is not None and training.rewarm_steps else None
+        engine = self._engine(model, training, family, state, new)
+        done = self._run_engine(engine, arm, training, family, self.run.checkpoints(arm))
+        if keep:
+            self._keep_trained(engine.weights(), done.tokens, done.loss, self.run.trained)
+        engine.close()
+        self._finish_arm(stage, arm, training, done)
+
+    def _engine(
+        self, model: Callable[[], Any], training: TrainConfig, family: Family, state: OptimizerState | None,
+        new: dict[str, Tensor] | None, first_step: int = 0,
+    ) -> Engine:  # fmt: skip
+        """A model in its engine, with moments to begin with where there are any, and elements that re-warm.
+
+        An arm that goes on from a checkpoint takes what is in there instead.
+        """
         from ligo.training.engine import make_engine
-        from ligo.training.loop import train
         from ligo.training.moments import load_moments
 
-        family, length = family or self.plan.target, self.config.data.sequence_length
-        shape = batch_shape(training, length, distributed.world_size())
+        shape = batch_shape(training, self.config.data.sequence_length, distributed.world_size())
         engine = make_engine(model(), self._objective, training, shape, self.config.deepspeed)
-        batches = Batches(self.corpus, length, shape.windows, self.config.seed)
-        if state is not None:  # an arm that goes on from a checkpoint takes the moments in there instead
-            first = rank_slice(batches[0], distributed.rank(), distributed.world_size())
-            load_moments(engine, family, state, first, self._new() if training.rewarm_steps else None)
-        done = train(
+        if state is not None:
+            first = rank_slice(
+                self._batches(training)[first_step], distributed.rank(), distributed.world_size()
+            )
+            load_moments(engine, family, state, first, new)
+        return engine
+
+    def _run_engine(
+        self,
+        engine: Engine,
+        arm: str,
+        training: TrainConfig,
+        family: Family,
+        checkpoints: Path,
+        **segment: Any,
+    ) -> Progress:
+        from ligo.training.dropping import flops_share
+        from ligo.training.loop import train
+
+        length = self.config.data.sequence_length
+        return train(
             engine,
             arm=arm,
-            batches=batches,
+            batches=self._batches(training),
             validation=self._validation,
             config=training,
             flops_per_token=model_flops(family, length).training,
             flops_share=flops_share(training, family, length),
             tracker=self._tracker,
-            checkpoints=self.run.checkpoints(arm),
+            checkpoints=checkpoints,
             config_hash=self._config_hash,
             run_id=self.run.id,
+            **segment,
         )
-        if keep:
-            self._keep_trained(engine.weights(), done.tokens, done.loss)
-        engine.close()
+
+    def _batches(self, training: TrainConfig) -> Batches:
+        length = self.config.data.sequence_length
+        return Batches(self.corpus, length, training.batch_tokens // length, self.config.seed)
+
+    def _finish_arm(self, stage: str, arm: str, training: TrainConfig, done: Progress) -> None:
         with self._alone(stage) as result:
             if result is not None:
                 result.update(asdict(done), peak_lr=training.lr, schedule=training.schedule)
@@ -373,10 +417,10 @@ class GrowthRun:
 
         return {name: is_new(axes) for name, axes in read_new_coordinates(self.run.new_coordinates).items()}
 
-    def _keep_trained(self, weights: dict[str, Tensor], tokens: int, loss: float) -> None:
+    def _keep_trained(self, weights: dict[str, Tensor], tokens: int, loss: float, final: Path) -> None:
         with distributed.others_wait() as main:
             if main:
-                with folder_aside(self.run.trained) as folder:
+                with folder_aside(final) as folder:
                     shard_bytes = self.config.write.shard_bytes
                     ordered = ((job.spec.name, weights[job.spec.name]) for job in self.plan.jobs)
                     write_weights(folder, ordered, shard_bytes=shard_bytes)
@@ -407,9 +451,12 @@ class GrowthRun:
         """Write summary.json and report.html, and print the savings table."""
         with distributed.others_wait() as main:
             if main:
-                summary = summarise(self.config, self.run, self.small, self.plan)
+                summary = self._summary()
                 self._tracker.summary(summary)
                 write_report([self.run.folder], self.run.report)
                 say("")
                 say(savings_table_text(summary))
                 say(f"\nreport: {self.run.report}")
+
+    def _summary(self) -> dict[str, Any]:
+        return summarise(self.config, self.run, self.small, self.plan)

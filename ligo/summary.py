@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,11 +18,31 @@ from ligo.growth.plan import GrowthPlan
 from ligo.tracking.jsonl import read_records
 
 
-def summarise(config: GrowConfig, run: Run, small: Checkpoint, plan: GrowthPlan) -> dict[str, Any]:
-    """The summary of a run from its stage results and its metrics; what is missing is said to be."""
+@dataclass(frozen=True)
+class InnerGrowth:
+    """A growth inside the grown arm: a run of its own, done or to come."""
+
+    at_tokens: int
+    config: GrowConfig
+    plan: GrowthPlan
+    run: Run
+
+
+def summarise(
+    config: GrowConfig, run: Run, small: Checkpoint, plan: GrowthPlan, inner: Sequence[InnerGrowth] = ()
+) -> dict[str, Any]:
+    """The summary of a run from its stage results and its metrics; what is missing is said to be.
+
+    Args:
+        inner: growths inside the grown arm, whose FLOPs hold what these cost.
+    """
+    target = inner[-1].plan.target if inner else plan.target
     results, records = run.stage_results(), read_records(run.metrics)
     trained = small_training_record(config, small, plan)
     arms = _arms(config, results)
+    growth = _growth(config, run, plan)
+    if config.train.start == "small":  # what it cost is in the arm
+        growth = {**_growth(inner[0].config, inner[0].run, inner[0].plan), "operator_flops": 0.0}
     summary: dict[str, Any] = {
         "name": run.folder.name,
         "command": command_line(),
@@ -36,11 +58,12 @@ def summarise(config: GrowConfig, run: Run, small: Checkpoint, plan: GrowthPlan)
         },
         "target": {
             "name": config.target.name,
-            "parameters": plan.target.num_parameters,
-            "hidden_size": plan.target.dims.hidden_size,
-            "num_layers": plan.target.dims.num_layers,
+            "parameters": target.num_parameters,
+            "hidden_size": target.dims.hidden_size,
+            "num_layers": target.dims.num_layers,
         },
-        "growth": _growth(config, run, plan),
+        "growth": growth,
+        "inner_growth": [_inner_growth(growth) for growth in inner],
         "arms": arms,
         "target_loss": None,
         "savings": [],
@@ -94,6 +117,22 @@ def _growth(config: GrowConfig, run: Run, plan: GrowthPlan) -> dict[str, Any]:
         "operator_parameters": learned.get("parameters", 0),
         "learned_against": learned.get("small"),
         "reused": learned.get("reused"),
+    }
+
+
+def _inner_growth(growth: InnerGrowth) -> dict[str, Any]:
+    """A growth inside the arm; loss, tokens, FLOPs and seconds of the arm right after it, once it is done."""
+    dims, evaluated = growth.plan.target.dims, growth.run.stage_results().get("evaluate", {})
+    return {
+        **_growth(growth.config, growth.run, growth.plan),
+        "at_tokens": growth.at_tokens,
+        "target": growth.config.target.name,
+        "optimizer_state": growth.config.operator.optimizer_state,
+        "parameters": growth.plan.target.num_parameters,
+        "hidden_size": dims.hidden_size,
+        "num_layers": dims.num_layers,
+        "loss_before": evaluated.get("loss_before"),
+        "after": evaluated.get("after"),
     }
 
 

@@ -22,6 +22,7 @@ MAX_POINTS = 1000
 
 _ARM_COLOURS = {"grown": "#2f80d8", "scratch": "#dd7411", "small": "#8f63d6", "learn": "#1f9a78"}
 _COLOURS = ("#2f80d8", "#dd7411", "#1f9a78", "#c74a86", "#8f63d6", "#8c7d1c", "#c2452d", "#5f7a92")
+_AT_GROWTH = ("tokens", "flops", "wall_s", "loss")
 _ORDER = {"grown": 0, "scratch": 1, "small": 3, "learn": 4}
 _TICKS_JS = """
 const power = tick === 0 ? 0 : Math.max(0, Math.floor(Math.log10(Math.abs(tick)) / 3 + 1e-9))
@@ -97,12 +98,13 @@ def loss_chart(runs: Sequence[RunRecord]) -> Chart | None:
             if len(runs) > 1:
                 colour, label = _COLOURS[index % len(_COLOURS)], f"{run.name}: {arm.label}"
                 style = {"grown": "solid", "scratch": "dashed"}.get(arm.name, "dotdash")
-            line = Line(f"line-{len(lines)}", label, colour, style, arm.name not in ("small", "learn"))
+            line = Line(f"line-{len(lines)}", label, colour, style, not _is_before_training(arm))
             lines.append(line)
             shift = spent_before(run, arm)
             _draw(plot, line, arm.training, "training loss", shift, second, faint=True)
             _draw(plot, line, arm.validation, "validation loss", shift, second)
             _mark_crossing(plot, line, run, arm, shift, second)
+            _mark_growths(plot, line, run, arm, shift, second)
             small = _saving_row(run, "charged").get("small_flops")
             if arm.name == "grown" and small:
                 label = f"{label}, small model charged"
@@ -139,6 +141,11 @@ def spent_before(run: RunRecord, arm: Arm) -> _Shift:
     return _Shift(float(operator or 0.0), float(max(walls, default=0.0)))
 
 
+def _is_before_training(arm: Arm) -> bool:
+    """The small model, and learning of operators: learn, and learn-1, learn-2 of growths inside the grown arm."""
+    return arm.name.split("-")[0] in ("small", "learn")
+
+
 def _saving_row(run: RunRecord, word: str) -> dict[str, Any]:
     rows = run.summary.get("savings") or ()
     return next((row for row in rows if word in str(row.get("convention"))), {})
@@ -149,7 +156,7 @@ def _frame(arms: Sequence[Arm], targets: Sequence[float]) -> tuple[float, float]
 
     The first steps from scratch would press everything else flat; they are above the frame.
     """
-    shown = [arm for arm in arms if arm.name not in ("small", "learn") and len(arm.validation)]
+    shown = [arm for arm in arms if not _is_before_training(arm) and len(arm.validation)]
     curves = [arm.validation for arm in shown] or [
         a.validation if len(a.validation) else a.training for a in arms
     ]
@@ -254,6 +261,32 @@ def _mark_crossing(plot: Any, line: Line, run: RunRecord, arm: Arm, shift: _Shif
         size=16,
         fill_color=line.colour,
         line_color="white",
+    )
+
+
+def _mark_growths(plot: Any, line: Line, run: RunRecord, arm: Arm, shift: _Shift, second: float) -> None:
+    """A vertical line where the arm grew while it trained."""
+    done = [growth for growth in run.summary.get("inner_growth") or () if growth.get("after")]
+    if arm.name != "grown" or not done:
+        return
+    from bokeh.models import ColumnDataSource
+
+    after = {key: np.array([float(growth["after"][key]) for growth in done]) for key in _AT_GROWTH}
+    columns = _columns(
+        Curve(after["tokens"], after["flops"], after["wall_s"], after["loss"]), line, "", shift, second
+    )
+    columns["what"] = [
+        f"grown to width {g['hidden_size']}, {g['num_layers']} layers; validation loss" for g in done
+    ]
+    plot.vspan(
+        x="flops",
+        source=ColumnDataSource(columns),
+        name=line.key,
+        visible=line.visible,
+        line_color=line.colour,
+        line_dash="dotted",
+        line_width=1.5,
+        line_alpha=0.7,
     )
 
 

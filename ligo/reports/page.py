@@ -107,7 +107,8 @@ summary { cursor: pointer; color: var(--quiet); margin: .6rem 0 }
   <div id="chart"></div>
   <noscript>The chart needs JavaScript; the tables do not.</noscript>
   <figcaption>Strong lines: validation loss. Faint lines: training loss. Dashed horizontal line: V*.
-    Diamonds: from there on the validation loss of an arm stays at or below V*. On the FLOPs and wall-time axes
+    Diamonds: from there on the validation loss of an arm stays at or below V*. Dotted vertical lines: there the
+    grown arm grew while it trained. On the FLOPs and wall-time axes
     the grown arm starts where learning the operator ended; the dotted curve starts after the small model's
     own training as well. Losses of the first steps may lie above the frame: pan or zoom with the tools beside
     the chart. Point at a line for its numbers.</figcaption>
@@ -194,6 +195,18 @@ Bokeh.embed.embed_item({{ chart.item | tojson }}, "chart").then(() => {
   <dt>loss at the start</dt><dd>{{ summary.growth.loss_at_start | loss }}</dd>
   <dt>loss after learning</dt><dd>{{ summary.growth.loss_after_learning | loss }}</dd>
 </dl>
+{% if summary.inner_growth %}
+<div class="table"><table class="words">
+  <tr><th>grown inside the run, at</th><th>width</th><th>layers</th><th>parameters</th><th>operator</th><th>exact</th>
+    <th>loss before</th><th>after</th><th>cost</th></tr>
+  {% for row in summary.inner_growth %}
+  <tr><td>{{ row.at_tokens | count }} tokens</td><td>{{ row.hidden_size }}</td><td>{{ row.num_layers }}</td>
+    <td>{{ row.parameters | count }}</td><td>{{ row.operator }}, moments {{ row.optimizer_state }}</td>
+    <td>{{ "yes" if row.exact else "no" }}</td>
+    <td>{{ row.loss_before | loss }}</td><td>{{ row.after.loss | loss }}</td><td>{{ row.operator_flops | flops }}</td></tr>
+  {% endfor %}
+</table></div>
+{% endif %}
 {% if plan.spaces %}
 <div class="table"><table class="words">
   <tr><th>space</th><th>small</th><th>target</th><th>ratio</th><th>map</th><th>exact</th></tr>
@@ -250,7 +263,8 @@ Bokeh.embed.embed_item({{ chart.item | tojson }}, "chart").then(() => {
   <li>V* is the final validation loss of the scratch run, whose schedule is fitted to its own token budget.</li>
   <li>C_grown(V*) runs until the first evaluation from which on the validation loss stays at or below V*. If it never does, the
     table says “not reached”; nothing is extrapolated.</li>
-  <li>C_operator is everything spent on learning the operator, the building of the weights included.</li>
+  <li>C_operator is everything spent on learning the operator, the building of the weights included. What a growth inside
+    the grown arm costs is in C_grown, from there on.</li>
   <li>C_small is the training of the small model: left out when it is already there (sunk), or counted
     (charged).</li>
   <li>FLOPs: training is three times the forward pass, lookups are free, the output

@@ -78,11 +78,11 @@ def flops_share(config: TrainConfig, family: Family, length: int) -> Callable[[i
     return share
 
 
-def training_flops(config: TrainConfig, family: Family, length: int) -> float:
-    """What all steps of an arm cost together."""
+def training_flops(config: TrainConfig, family: Family, length: int, steps: range | None = None) -> float:
+    """What all steps of an arm cost together, or some of them."""
     share = flops_share(config, family, length)
-    steps = sum(share(step) for step in range(num_steps(config)))
-    return steps * config.batch_tokens * model_flops(family, length).training
+    whole_steps = sum(share(step) for step in steps or range(num_steps(config)))
+    return whole_steps * config.batch_tokens * model_flops(family, length).training
 
 
 def check_dropping(config: TrainConfig, family: Family) -> None:

@@ -11,7 +11,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -71,6 +71,8 @@ def train(
     checkpoints: Path,
     config_hash: str,
     run_id: str = "",
+    start: Progress | None = None,
+    until_step: int | None = None,
 ) -> Progress:
     """Train one arm to the end of its token budget, going on from its newest checkpoint if there is one.
 
@@ -79,6 +81,8 @@ def train(
         flops_share: the part of it that a step costs, where steps leave something out.
         checkpoints: folder of this arm's checkpoints.
         run_id: of the run folder; checkpoints of other runs are not loaded.
+        start: where an arm stands that has been trained up to here as another model.
+        until_step: where it is to stop before the end of its budget.
 
     Raises:
         Interrupted: Ctrl-C, SIGTERM or SIGUSR1; a checkpoint was saved.
@@ -87,12 +91,12 @@ def train(
         ConfigError: ranks were started with different options.
     """
     _agree_on_config(config_hash)
-    state, health = Progress(), Health()
+    state, health = Progress() if start is None else replace(start), Health()
     saved = load_latest(engine, checkpoints, config_hash, run_id)
     if saved is not None:
         state, health = Progress(**saved["progress"]), Health(**saved["health"])
-    tracker.rewind(arm, -1 if saved is None else state.step)
-    total = num_steps(config)
+    tracker.rewind(arm, state.step or -1)
+    total = num_steps(config) if until_step is None else until_step
     section = _SECTIONS.get(arm, "train")
 
     def save() -> None:
