@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ligo.accounting.hardware import HardwareConfig
 from ligo.core.errors import ConfigError, nearest
 from ligo.data.sources import DataConfig
 from ligo.operators.config import OperatorConfig
@@ -158,6 +159,7 @@ class GrowConfig:
     deepspeed: dict[str, Any] = field(default_factory=dict)
     """DeepSpeed's own keys, passed through as they are."""
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    hardware: HardwareConfig = field(default_factory=HardwareConfig)
     run: RunConfig = field(default_factory=RunConfig)
     stages: list[str] = field(
         default_factory=lambda: ["learn", "write", "verify", "train", "scratch", "report"]
@@ -175,6 +177,7 @@ _SCHEMAS: dict[str, type] = {
     "operator": OperatorConfig,
     "data": DataConfig,
     "tracking": TrackingConfig,
+    "hardware": HardwareConfig,
 }
 GROUPS = (*_SCHEMAS, "deepspeed", "experiment")
 # Keys below these are not ours to name: config.json keys, DeepSpeed's keys.
@@ -254,6 +257,7 @@ def check(config: GrowConfig) -> None:
     Raises:
         ConfigError: the value, why it cannot be, and what to type instead.
     """
+    from ligo.accounting.hardware import check as check_hardware
     from ligo.core.checks import check_between
     from ligo.operators.config import check as check_operator
     from ligo.tracking.config import check as check_tracking
@@ -287,6 +291,7 @@ def check(config: GrowConfig) -> None:
             check_between(f"target.{key}", size, 1, _TARGET_SIZES[key])
     check_operator(config.operator)
     check_tracking(config.tracking)
+    check_hardware(config.hardware)
     if config.small.optimizer_state is not None and config.operator.optimizer_state == "reset":
         raise ConfigError(
             "small.optimizer_state names Adam moments, and operator.optimizer_state=reset leaves them out.\n"

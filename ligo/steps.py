@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from ligo.accounting.hardware import Work
 from ligo.accounting.trace import Trace
 from ligo.families.base import Family, family_of
+from ligo.families.spec import RESIDUAL
 from ligo.families.stock import expected_shapes, skeleton
 from ligo.growth.plan import GrowthPlan
 from ligo.learning.cost import Forward, choose_forward
@@ -151,7 +152,11 @@ class LearningCost:
     flops: Forward
     """Of a step, as they are charged."""
     evaluation_flops: float
-    """Of one forward pass on as many tokens as a step has, all weights made."""
+    """Of one forward pass on `evaluation_windows`, all weights made."""
+    build_flops: float
+    """Of making all weights once."""
+    folds_gains: bool
+    """Whether gains are folded into what reads the stream, which is then kept beside the small model's own."""
 
 
 def learning(
@@ -164,8 +169,8 @@ def learning(
         learned = LearnedMaps(plan, config)
         counted = _without_coefficients(learned())
     chosen, whole = (
-        choose_forward(plan, counted, tokens=windows * length, sequence_length=length, wanted=way)
-        for way in (forward, "materialise")
+        choose_forward(plan, counted, tokens=count * length, sequence_length=length, wanted=way)
+        for count, way in ((windows, forward), (evaluation_windows, "materialise"))
     )
     total = plan.target.dims.num_layers
     steps, evaluations = {}, {}
@@ -187,6 +192,8 @@ def learning(
         evaluation=_extrapolated(evaluations, total),
         flops=chosen,
         evaluation_flops=whole.step.forward,
+        build_flops=whole.again["weights"],
+        folds_gains=counted.spaces[RESIDUAL].fold_gains,
     )
 
 

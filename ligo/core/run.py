@@ -30,7 +30,7 @@ from ligo.core.files import read_json, write_json, write_text
 
 _VERSIONS_OF = ("ligo", "torch", "transformers", "deepspeed", "safetensors", "tokenizers", "wandb", "numpy")
 
-_INDECISIVE = ("run", "output", "stages", "tracking")
+_INDECISIVE = ("run", "output", "stages", "tracking", "hardware")
 _INDECISIVE_KEYS = (("data", "cache_dir"), ("train", "save_every"))
 
 
