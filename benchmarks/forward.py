@@ -26,10 +26,11 @@ from torch.nn import functional as F
 from benchmarks.common import REPO, finish, row
 from ligo.families.stock import as_on_disk, fresh_model
 from ligo.growth.plan import GrowthPlan, plan_growth
+from ligo.learning.config import RECOMPUTED
 from ligo.learning.cost import WAYS, choose_forward
 from ligo.learning.forward import GrownFunction
-from ligo.learning.functional import LearnedMaps, folded_small
-from ligo.operators.config import RECOMPUTED, OperatorConfig, build
+from ligo.learning.functional import LearnedMaps
+from ligo.operators.config import OperatorConfig, build
 
 LENGTH = 128
 LLAMA = {
@@ -101,12 +102,12 @@ def operator(
     model = fresh_model(plan.small)
     small = {name: t.detach() for name, t in as_on_disk(model, dict(model.named_parameters())).items()}
     learned = LearnedMaps(plan, config)
-    folded, grown = folded_small(plan, learned(), small), GrownFunction(plan, recompute=recompute)
+    grown = GrownFunction(plan, recompute=recompute)
     chosen = choose_forward(plan, learned(), tokens=tokens, sequence_length=LENGTH, wanted=way)
     batch = batch_of(plan.target, tokens)
 
     def loss() -> Tensor:
-        return loss_of(grown(learned(), folded, chosen.outside), batch)
+        return loss_of(grown(learned(), small.__getitem__, chosen.outside), batch)
 
     return stepping(list(learned.parameters()), loss), loss, learned
 

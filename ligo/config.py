@@ -15,6 +15,7 @@ from typing import Any
 from ligo.accounting.hardware import HardwareConfig
 from ligo.core.errors import ConfigError, nearest
 from ligo.data.sources import DataConfig
+from ligo.learning.config import LearnConfig
 from ligo.operators.config import OperatorConfig
 from ligo.tracking.config import TrackingConfig
 from ligo.training.config import TrainConfig
@@ -152,6 +153,7 @@ class GrowConfig:
     small: SmallConfig = field(default_factory=SmallConfig)
     target: TargetConfig = field(default_factory=TargetConfig)
     operator: OperatorConfig = field(default_factory=OperatorConfig)
+    learn: LearnConfig = field(default_factory=LearnConfig)
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     scratch: ScratchConfig = field(default_factory=ScratchConfig)
@@ -189,6 +191,7 @@ _PATHS = (
     ".name",
     ".package_file",
     "small.optimizer_state",
+    "learn.operator",
 )
 _FREE = ("deepspeed.", "small.model.", "small.shape.")
 
@@ -259,6 +262,7 @@ def check(config: GrowConfig) -> None:
     """
     from ligo.accounting.hardware import check as check_hardware
     from ligo.core.checks import check_between
+    from ligo.learning.config import check as check_learning
     from ligo.operators.config import check as check_operator
     from ligo.tracking.config import check as check_tracking
     from ligo.training.config import check as check_training
@@ -290,6 +294,12 @@ def check(config: GrowConfig) -> None:
         if size is not None and key in _TARGET_SIZES:
             check_between(f"target.{key}", size, 1, _TARGET_SIZES[key])
     check_operator(config.operator)
+    check_learning(config.learn)
+    if config.learn.operator is not None and config.operator.init is None:
+        raise ConfigError(
+            f"learn.operator={config.learn.operator} names maps that were learned, and operator={config.operator.name} has "
+            "none.\n  Try: operator=ligo with the operator.init that they were learned from"
+        )
     check_tracking(config.tracking)
     check_hardware(config.hardware)
     if config.small.optimizer_state is not None and config.operator.optimizer_state == "reset":
@@ -324,10 +334,15 @@ def check_stage_order(config: GrowConfig, done: Collection[str]) -> None:
         made.add(stage)
 
 
+def learns_maps(config: GrowConfig) -> bool:
+    """Whether maps are learned, and not taken from elsewhere."""
+    return "learn" in config.stages and config.operator.init is not None and config.learn.operator is None
+
+
 def needs_objective(config: GrowConfig) -> bool:
     """Whether any stage asked for minimises a loss."""
-    learns = config.operator.init is not None or bool(config.operator.candidates)
-    return bool(TRAINING_STAGES & set(config.stages)) or ("learn" in config.stages and learns)
+    tries = "learn" in config.stages and bool(config.operator.candidates)
+    return bool(TRAINING_STAGES & set(config.stages)) or learns_maps(config) or tries
 
 
 def check_training_fits(config: GrowConfig) -> None:
@@ -337,8 +352,12 @@ def check_training_fits(config: GrowConfig) -> None:
         ConfigError: the numbers, and the nearest that fit.
     """
     from ligo.core.distributed import world_size
+    from ligo.learning.config import learn_shape
     from ligo.training.config import batch_shape, check_deepspeed_keys
 
+    if learns_maps(config):
+        learn_shape(config.learn, config.operator.batch_tokens, config.data.sequence_length, world_size())
+        check_deepspeed_keys(config.deepspeed)
     arms = [config.train, scratch_training(config)] if TRAINING_STAGES & set(config.stages) else []
     for arm in [*arms, *([small_training(config)] if config.small.shape else [])]:
         batch_shape(arm, config.data.sequence_length, world_size())

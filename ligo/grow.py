@@ -16,8 +16,10 @@ from ligo.config import (
     GrowConfig,
     check_stage_order,
     check_training_fits,
+    learns_maps,
     needs_objective,
 )
+from ligo.core.distributed import world_size
 from ligo.core.errors import check_installed
 from ligo.core.log import say
 from ligo.plan import known_config, make_plan, name_after_folder, plan_json, plan_text
@@ -122,6 +124,8 @@ def check_inputs(folder: Path, config: GrowConfig, run: Run, announced: str | No
         say(text)
     objective = make_objective(plan.small, checkpoint.tokenizer, trains=needs_objective(config))
     checkpoint.expect(expected_shapes(plan.small))
+    if config.operator.init is not None and "learn" in config.stages:
+        check_learning_inputs(checkpoint, plan, config)
     moment_bytes = 0
     if config.operator.optimizer_state != "reset":
         open_optimizer_state(folder, config.small.optimizer_state, plan.small)
@@ -132,6 +136,17 @@ def check_inputs(folder: Path, config: GrowConfig, run: Run, announced: str | No
     if not run.grown.exists():
         needed = plan_json(config, plan)["bytes"]["disk"] + moment_bytes
         check_free_disk(run.folder, needed - unfinished_bytes(run.grown))
+
+
+def check_learning_inputs(checkpoint: Checkpoint, plan: GrowthPlan, config: GrowConfig) -> None:
+    """Refuse a small model that cannot be held as `learn.small` says, or maps that were learned for another growth."""
+    from ligo.learning.state import check_fits, find_operator
+    from ligo.learning.store import check_quantisable
+
+    if config.learn.operator is not None:
+        check_fits(find_operator(config.learn.operator), plan, config.operator)
+    elif config.learn.small == "nf4":
+        check_quantisable(plan.small, checkpoint.dtypes)
 
 
 def grow_checkpoint(folder: Path, config: GrowConfig, run: Run, digest: str, tracker: Tracker) -> None:
@@ -170,6 +185,11 @@ def check_extras(config: GrowConfig) -> None:
     if trains and config.train.engine == "deepspeed":
         why = "train.engine=deepspeed (train.engine=torch does without)"
         check_installed("deepspeed", extra="deepspeed", why=why)
+    if learns_maps(config) and world_size() > 1:
+        check_installed("deepspeed", extra="deepspeed", why="learning an operator on several ranks")
+    if learns_maps(config) and config.learn.small == "nf4":
+        why = "learn.small=nf4 (learn.small=offload does without, in as little memory)"
+        check_installed("bitsandbytes", extra="nf4", why=why)
     if config.tracking.wandb != "off":
         why = f"tracking.wandb={config.tracking.wandb} (tracking=jsonl does without)"
         check_installed("wandb", extra="wandb", why=why)

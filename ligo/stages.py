@@ -1,7 +1,7 @@
 """The stages of a growth run: learn, write, verify, train, scratch, continue, report.
 
 Each reads what the stages before it left in the run folder and leaves its own result there, so a run
-that was cut goes on at the first stage that is not done. Rank 0 works alone until training begins.
+that was cut goes on at the first stage that is not done. All ranks learn and train; rank 0 does the rest alone.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ligo.checkpoint.optimizer import (
 )
 from ligo.checkpoint.reader import Checkpoint
 from ligo.checkpoint.writer import check_free_memory, write_weights
-from ligo.config import GrowConfig, needs_objective, scratch_training
+from ligo.config import GrowConfig, learns_maps, needs_objective, scratch_training
 from ligo.core import distributed
 from ligo.core.files import folder_aside, folder_resumed, write_json
 from ligo.core.log import say
@@ -47,6 +47,7 @@ from ligo.training.config import TrainConfig, batch_shape
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ligo.learning.fit import LearnedOperator
     from ligo.training.objectives import Objective
 
 _VALIDATION_WINDOWS = 32  # per forward pass
@@ -93,36 +94,56 @@ class GrowthRun:
 
     def learn(self) -> None:
         """Learn the operator's maps, or choose the operator; nothing to do for one that is neither."""
+        learned = self._learn() if learns_maps(self.config) else None
         with self._alone("learn") as result:
             if result is not None and self.config.operator.candidates:
                 self._select(result)
+            elif result is not None and learned is not None:
+                self._keep_learned(learned, result)
             elif result is not None and self.config.operator.init is not None:
-                self._learn(result)
+                self._reuse(result)
         self._adopt_choice()
 
-    def _learn(self, result: dict[str, Any]) -> None:
-        import torch
-
+    def _learn(self) -> LearnedOperator:
+        """All ranks learn together."""
         from ligo.learning.fit import learn_operator
-        from ligo.learning.state import save_operator
 
         operator, length = self.config.operator, self.config.data.sequence_length
         self._tracker.rewind("learn", -1)
-        small = {name: self.small.read(name).to(torch.float32) for name in self.small.shapes}
         # another order of the same text than training's
         batches = Batches(self.corpus, length, max(1, operator.batch_tokens // length), self.config.seed + 1)
-        learned = learn_operator(
-            self.plan, small, batches.__getitem__, self._validation, operator, self._tracker.log,
-            objective=self._objective, seed=self.config.seed,
+        return learn_operator(
+            self.plan, self.small.read, batches.__getitem__, self._validation, operator, self.config.learn,
+            self._tracker.log, objective=self._objective, seed=self.config.seed, deepspeed=self.config.deepspeed,
         )  # fmt: skip
-        save_operator(self.run.operator, self.plan, operator, learned)
+
+    def _keep_learned(self, learned: LearnedOperator, result: dict[str, Any]) -> None:
+        from ligo.learning.state import save_operator
+
+        save_operator(self.run.operator, self.plan, self.config.operator, learned)
         result.update(
-            flops=learned.flops, recomputed_flops=learned.recomputed_flops, tokens=learned.tokens, wall_s=learned.wall_s, best_step=learned.best_step,
-            start_loss=learned.start_loss, best_loss=learned.best_loss, parameters=learned.num_parameters,
+            flops=learned.flops, recomputed_flops=learned.recomputed_flops, tokens=learned.tokens,
+            wall_s=learned.wall_s, best_step=learned.best_step, start_loss=learned.start_loss,
+            best_loss=learned.best_loss, parameters=learned.num_parameters, small=learned.small,
         )  # fmt: skip
         say(
             f"learned: validation loss {learned.start_loss:.4f} -> {learned.best_loss:.4f} "
-            f"(best at step {learned.best_step} of {operator.steps}), {in_flops(learned.flops)}"
+            f"(best at step {learned.best_step} of {self.config.operator.steps}), {in_flops(learned.flops)}"
+        )
+
+    def _reuse(self, result: dict[str, Any]) -> None:
+        """Take maps that were learned elsewhere: nothing is charged, and what they cost there is noted."""
+        from ligo.learning.state import find_operator, reuse_operator
+
+        where = self.config.learn.operator
+        assert where is not None
+        elsewhere = reuse_operator(find_operator(where), self.run.operator, self.plan, self.config.operator)
+        result.update(
+            flops=0.0, tokens=0, best_step=elsewhere.best_step, parameters=elsewhere.parameters,
+            small=elsewhere.small, reused=asdict(elsewhere),
+        )  # fmt: skip
+        say(
+            f"took the operator of {where}, which cost {in_flops(elsewhere.flops)} to learn there: not charged here"
         )
 
     def _select(self, result: dict[str, Any]) -> None:

@@ -92,6 +92,8 @@ def _growth(config: GrowConfig, run: Run, plan: GrowthPlan) -> dict[str, Any]:
         "loss_after_learning": learned.get("best_loss"),
         "operator_flops": operator_flops(run),
         "operator_parameters": learned.get("parameters", 0),
+        "learned_against": learned.get("small"),
+        "reused": learned.get("reused"),
     }
 
 

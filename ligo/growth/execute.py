@@ -30,21 +30,22 @@ ReadSource = Callable[[TensorJob, int], Tensor]
 
 
 class _MixLayers(torch.autograd.Function):
-    """sum_j weights[j] * layers[j], adding up in place, so that nothing of a layer's size is kept for backward."""
+    """sum_j weights[j] * layer(j), adding up in place. The backward pass reads each layer again, so that nothing of a
+    layer's size is kept for it."""
 
     @staticmethod
-    def forward(ctx: Any, weights: Tensor, *layers: Tensor) -> Tensor:
-        ctx.save_for_backward(*layers)
-        mixed = torch.zeros_like(layers[0])
-        for weight, layer in zip(weights.tolist(), layers, strict=True):
-            mixed.add_(layer, alpha=weight)
+    def forward(ctx: Any, weights: Tensor, layer: Callable[[int], Tensor]) -> Tensor:
+        ctx.layer, ctx.num_layers = layer, len(weights)
+        first, *others = weights.tolist()
+        mixed = layer(0) * first
+        for index, weight in enumerate(others, 1):
+            mixed.add_(layer(index), alpha=weight)
         return mixed
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         flat = gradients[0].reshape(-1)
-        layers = ctx.saved_tensors
-        return torch.stack([flat @ layer.reshape(-1) for layer in layers]), *(None for _ in layers)
+        return torch.stack([flat @ ctx.layer(index).reshape(-1) for index in range(ctx.num_layers)]), None
 
 
 def grow_tensor(job: TensorJob, plan: GrowthPlan, maps: GrowthMaps, read: ReadSource) -> Tensor:
@@ -114,9 +115,8 @@ def _mix_depth(job: TensorJob, maps: GrowthMaps, read: ReadSource) -> Tensor:
         layer, weight = row[0]
         tensor = read(job, layer)
         return tensor if weight == 1.0 else tensor * weight
-    layers = [read(job, layer) for layer, _ in row]
-    weights = torch.stack([torch.as_tensor(weight, dtype=layers[0].dtype) for _, weight in row])
-    mixed: Tensor = _MixLayers.apply(weights, *layers)
+    weights = torch.stack([torch.as_tensor(weight, dtype=torch.float64) for _, weight in row])
+    mixed: Tensor = _MixLayers.apply(weights, lambda index: read(job, row[index][0]))
     return mixed
 
 

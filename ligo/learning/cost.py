@@ -135,7 +135,7 @@ class Forward:
     """By name of the use: the axes whose maps act on activations."""
     step: Flops
     again: Mapping[str, float]
-    """FLOPs of what the backward pass makes again, by `operator.recompute`: of weights, and of whole layers."""
+    """FLOPs of what the backward pass makes again, by `learn.recompute`: of weights, and of whole layers."""
 
 
 def choose_forward(

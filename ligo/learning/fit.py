@@ -13,13 +13,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ligo.core import distributed
 from ligo.core.errors import NumericsError
 from ligo.core.log import progress, warn
-from ligo.growth.execute import grow_tensors
+from ligo.data.loader import rank_slice
+from ligo.growth.execute import ReadTensor
 from ligo.growth.plan import GrowthPlan
+from ligo.learning.config import LearnConfig, learn_shape
 from ligo.learning.cost import Forward, choose_forward
+from ligo.learning.engine import OperatorLoss, make_operator_engine
 from ligo.learning.forward import GrownFunction
-from ligo.learning.functional import LearnedMaps, TargetFunction, detached, folded_small
+from ligo.learning.functional import LearnedMaps, detached
+from ligo.learning.store import open_store
 from ligo.operators.config import OperatorConfig
 from ligo.operators.maps import GrowthMaps
 from ligo.training.objectives import Objective
@@ -29,8 +34,9 @@ from ligo.training.objectives import Objective
 class LearnedOperator:
     """The best maps that were seen, and what finding them cost.
 
-    `flops` counts every step as it was run, what was built of the weights included, and the evaluations that
-    chose the best; losses are in nats per token on the validation set.
+    `flops` counts every step as it was run, on all ranks, what was built of the weights included, and the evaluations
+    that chose the best. Losses are in nats per token on the validation set, of the small model's weights as they are
+    stored and, after learning, with the noise that is written.
     """
 
     maps: GrowthMaps
@@ -40,10 +46,12 @@ class LearnedOperator:
     best_loss: float
     flops: float
     recomputed_flops: float
-    """What was run a second time in backward passes (`operator.recompute`); not part of `flops`."""
+    """What was run a second time in backward passes (`learn.recompute`); not part of `flops`."""
     tokens: int
     wall_s: float
     num_parameters: int
+    small: str
+    """How the small model was held."""
 
 
 def warmup_cosine(step: int, num_steps: int, warmup_fraction: float) -> float:
@@ -56,67 +64,75 @@ def warmup_cosine(step: int, num_steps: int, warmup_fraction: float) -> float:
 
 def learn_operator(
     plan: GrowthPlan,
-    small: Mapping[str, Tensor],
+    read: ReadTensor,
     batch_at: Callable[[int], np.ndarray],
     validation: list[np.ndarray],
-    config: OperatorConfig,
+    operator: OperatorConfig,
+    config: LearnConfig,
     log: Callable[[dict[str, Any]], None],
     *,
     objective: Objective,
     seed: int,
+    deepspeed: Mapping[str, Any] | None = None,
 ) -> LearnedOperator:
-    """Learn a LiGO operator for width and depth together.
+    """Learn a LiGO operator for width and depth together; every rank calls it.
 
     Args:
-        small: the small model's tensors in float32, frozen.
-        batch_at: step -> a batch of the objective's kind, such as token windows [batch, length + 1].
+        read: gives the small model's tensors as they are stored, on the CPU.
+        batch_at: step -> all ranks' batch of the objective's kind, such as token windows [batch, length + 1].
         validation: fixed batches; the best maps by their mean loss are kept, the start included, so learning
             never leaves a model worse than its start.
         objective: what is minimised.
         seed: of the null-space noise that will be written: the learned maps must hold with it.
+        deepspeed: DeepSpeed's own keys, for several ranks.
 
     Raises:
         NumericsError: the loss is not finite.
     """
     started = time.monotonic()
-    learned = LearnedMaps(plan, config)
-    folded = folded_small(plan, learned(), small)
-    grown = GrownFunction(plan, recompute=config.recompute, seed=seed)
-    groups = learned.parameter_groups(config)
-    if not groups:
-        warn(
-            "nothing is learned: no map of this growth can be (sizes of heads, vocabularies and experts are not mixed)"
-        )
-    num_steps = config.steps if groups else 0
-    optimizer = torch.optim.AdamW(
-        groups or [{"params": [torch.zeros(1)]}], betas=(0.9, 0.95), weight_decay=0.0
+    device = _device()
+    learned, store = LearnedMaps(plan, operator), open_store(config, plan.small, read, device)
+    loss_of = OperatorLoss(
+        learned,
+        GrownFunction(plan, recompute=config.recompute, seed=seed, device=device),
+        store.read,
+        objective,
+        device=device,
+        bf16=config.precision == "bf16",
     )
-    base_rates = [group["lr"] for group in optimizer.param_groups]
-    validation_tokens = sum(objective.num_tokens(batch) for batch in validation)
-    length = objective.num_tokens(validation[0]) // len(validation[0])
-    flops, recomputed, tokens_seen = 0.0, 0.0, 0
+    tokens_of = objective.num_tokens
+    first = batch_at(0)
+    length = tokens_of(first) // len(first)
+    shape = learn_shape(config, tokens_of(first), length, distributed.world_size())
+    micro_batch_tokens = length * shape.windows_per_micro_batch
+    num_micro_batches = shape.micro_batches * distributed.world_size()
 
     @cache
     def forward(tokens: int, way: str = config.forward) -> Forward:
         return choose_forward(plan, learned(), tokens=tokens, sequence_length=length, wanted=way)
 
     def evaluate(run: Callable[..., Any]) -> float:
-        with torch.no_grad():
-            total = sum(
-                float(objective.loss(run, torch.from_numpy(batch))) * objective.num_tokens(batch)
-                for batch in validation
-            )
-        return total / validation_tokens
+        return mean_loss(lambda batch: loss_of.of(run, batch), validation, tokens_of)
 
     def evaluate_learned() -> float:
         """By the weights that would be written, whatever the steps are run with."""
         with torch.no_grad():
-            return evaluate(grown(learned(), folded, reference.outside))
+            return evaluate(loss_of.grown(learned(), store.read, whole.outside))
 
-    reference = forward(validation_tokens // len(validation), "materialise")
-    evaluation_flops = sum(
-        forward(objective.num_tokens(batch), "materialise").step.forward for batch in validation
-    )
+    def evaluate_written(maps: GrowthMaps, noise: float) -> float:
+        """With the small model's weights as they are stored, however they are held."""
+        return evaluate(loss_of.grown.as_written(maps, read, noise))
+
+    whole = forward(micro_batch_tokens, "materialise")
+    evaluation_flops = sum(forward(tokens_of(batch), "materialise").step.forward for batch in validation)
+    groups = learned.parameter_groups(operator)
+    if not groups:
+        warn(
+            "nothing is learned: no map of this growth can be (sizes of heads, vocabularies and experts are not mixed)"
+        )
+    num_steps = operator.steps if groups else 0
+    engine = make_operator_engine(loss_of, groups, shape, deepspeed or {}) if groups else None
+    flops, recomputed, tokens_seen = 0.0, 0.0, 0
 
     def record(step: int, **values: float) -> None:
         log({"arm": "learn", "step": step, "tokens": tokens_seen, "flops": flops,
@@ -133,46 +149,41 @@ def learn_operator(
     record(0, **{"eval/loss": start_loss})
     with progress("learning the operator", num_steps) as bar:
         for step in range(num_steps):
-            factor = warmup_cosine(step, num_steps, config.warmup_fraction)
-            for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
-                group["lr"] = rate * factor
-            batch = batch_at(step)
-            chosen = forward(objective.num_tokens(batch))
-            loss = objective.loss(grown(learned(), folded, chosen.outside), torch.from_numpy(batch))
-            if not loss.isfinite():
+            assert engine is not None
+            windows = rank_slice(batch_at(step), distributed.rank(), distributed.world_size())
+            chosen = forward(micro_batch_tokens)
+            factor = warmup_cosine(step, num_steps, operator.warmup_fraction)
+            loss, norm = engine.step(windows, factor, chosen.outside)
+            if not math.isfinite(loss):
                 raise NumericsError(
-                    f"the loss is {float(loss.detach())} at operator step {step}: the step size is too large.\n"
-                    "  Try: "
+                    f"the loss is {loss} at operator step {step}: the step size is too large.\n  Try: "
                     + (
-                        f"operator.lr={config.lr / 3:.3g}"
-                        if config.lr
-                        else f"operator.eta={config.eta / 3:.3g}"
+                        f"operator.lr={operator.lr / 3:.3g}"
+                        if operator.lr
+                        else f"operator.eta={operator.eta / 3:.3g}"
                     )
                 )
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            norm = torch.nn.utils.clip_grad_norm_(learned.parameters(), 1.0)
-            optimizer.step()
-            tokens_seen += objective.num_tokens(batch)
-            flops += chosen.step.training
-            recomputed += chosen.again[config.recompute]
-            values = {"train/loss": float(loss.detach()), "grad_norm": float(norm)}
-            if (step + 1) % config.evaluate_every == 0 or step + 1 == num_steps:
+            tokens_seen += micro_batch_tokens * num_micro_batches
+            flops += chosen.step.training * num_micro_batches
+            recomputed += chosen.again[config.recompute] * num_micro_batches
+            values = {"train/loss": loss} | ({} if norm is None else {"grad_norm": norm})
+            if (step + 1) % operator.evaluate_every == 0 or step + 1 == num_steps:
                 values["eval/loss"] = current = evaluate_learned()
                 flops += evaluation_flops
                 if current < best_loss:
                     best_loss, best_step = current, step + 1
                     best_state, best_maps = _copy_state(learned), detached(learned())
             record(step + 1, **values)
-            bar.advance(note=f"loss {float(loss.detach()):.3f}  best {best_loss:.3f}")
-    if best_step and config.noise:
+            bar.advance(note=f"loss {loss:.3f}  best {best_loss:.3f}")
+    if engine is not None:
+        engine.close()
+    held_exactly = config.small in ("fp32", "offload")
+    if not held_exactly:
+        start_loss = evaluate_written(plan.maps, noise=0.0)
+        flops += evaluation_flops
+    if best_step and (operator.noise or not held_exactly):
         # under learned head maps the noise is no longer quite invisible: it must not cost what was won
-        noisy = dict(
-            grow_tensors(
-                plan, best_maps, small.__getitem__, dtype=torch.float32, noise=config.noise, seed=seed
-            )
-        )
-        best_loss = evaluate(TargetFunction(plan)(noisy))
+        best_loss = evaluate_written(best_maps, operator.noise)
         flops += evaluation_flops
         best_step = best_step if best_loss <= start_loss else 0
     if best_step == 0:  # nothing learned was better: the start itself, with its copies and its gains
@@ -188,8 +199,33 @@ def learn_operator(
         tokens=tokens_seen,
         wall_s=time.monotonic() - started,
         num_parameters=sum(p.numel() for p in learned.parameters()),
+        small=config.small,
     )
 
 
+def mean_loss(
+    loss: Callable[[Tensor], Tensor],
+    validation: list[np.ndarray],
+    num_tokens: Callable[[np.ndarray], int],
+) -> float:
+    """Mean validation loss in nats. Ranks share the batches; the sum is over all of them."""
+    world, rank, total = distributed.world_size(), distributed.rank(), 0.0
+    with torch.no_grad():
+        for first in range(0, len(validation), world):
+            # all ranks run as many forward passes, which a small model that is spread over them needs; surplus ones
+            # count zero
+            batch = validation[min(first + rank, len(validation) - 1)]
+            counts = first + rank < len(validation)
+            total += float(loss(torch.from_numpy(batch))) * num_tokens(batch) * counts
+    return distributed.mean_over_ranks(total) * world / sum(map(num_tokens, validation))
+
+
+def _device() -> torch.device:
+    """This rank's GPU, if there is one; several ranks join each other."""
+    if distributed.world_size() > 1:
+        distributed.start()
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def _copy_state(learned: LearnedMaps) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in learned.state_dict().items()}
+    return {name: tensor.detach().cpu().clone() for name, tensor in learned.state_dict().items()}

@@ -9,6 +9,7 @@ of which only the inputs are kept.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ligo.families.spec import layout_key
 from ligo.families.stock import disk_pieces, joined, running_names, skeleton
-from ligo.growth.execute import ReadSource, grow_core, make_tensor
+from ligo.growth.execute import ReadSource, ReadTensor, TensorMaker, grow_core, make_tensor, sources
 from ligo.growth.plan import GrowthPlan, TensorJob, axis_factors
 from ligo.learning.cost import Use, uses
 from ligo.operators.axes import map_axis, transposed
@@ -36,21 +37,34 @@ class _Run:
     maps: GrowthMaps
     small: ReadSource
     outside: Mapping[str, frozenset[int]]
+    make: Callable[[TensorJob], Tensor]
+    """Makes a whole tensor of the target."""
     read: tuple[Tensor, Factor, Tensor] | None = field(default=None)
     """What was read outside last: input, factor, and the product."""
 
 
 class GrownFunction:
-    """`function(maps, small, outside)(input_ids=...)` is the target's output, whatever `outside` says."""
+    """`function(maps, read, outside)(input_ids=...)` is the target's output, whatever `outside` says."""
 
-    def __init__(self, plan: GrowthPlan, *, recompute: str = "weights", seed: int = 0) -> None:
+    def __init__(
+        self,
+        plan: GrowthPlan,
+        *,
+        recompute: str = "weights",
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+    ) -> None:
         """
         Args:
             recompute: what the backward pass makes again: nothing, weights, or layers.
             seed: of what is random; the one that it will be written with.
+            device: where it runs.
         """
-        self._plan, self._recompute, self._seed = plan, recompute, seed
+        self._plan, self._recompute, self._seed, self._device = plan, recompute, seed, torch.device(device)
         self._model = skeleton(plan.target)
+        for module in self._model.modules():
+            for name, buffer in module.named_buffers(recurse=False):
+                setattr(module, name, buffer.to(self._device))
         self._run: _Run | None = None
         self._pieces = dict(disk_pieces(self._model))
         self._pieces |= {alias: (spec.name,) for spec in plan.target.tensors for alias in spec.aliases}
@@ -69,16 +83,43 @@ class GrownFunction:
         self._outside_layers = [name for name in self._pieces if not name.startswith(inside)]
 
     def __call__(
-        self, maps: GrowthMaps, small: ReadSource, outside: Mapping[str, frozenset[int]]
+        self, maps: GrowthMaps, read: ReadTensor, outside: Mapping[str, frozenset[int]]
     ) -> Callable[..., Any]:
         """
         Args:
-            small: from `folded_small`.
+            read: gives the small model's tensors in the dtype to compute in, on the device.
             outside: by name of the use, the axes whose maps act on activations (`cost.choose_forward`).
         """
+        small = sources(self._plan, maps, read)
 
+        def make(job: TensorJob) -> Tensor:
+            made = make_tensor(job, self._plan, maps, small, seed=self._seed, dtype=torch.float32)
+            return made.to(self._device)
+
+        return self._running_as(_Run(maps, small, outside, make))
+
+    def as_written(self, maps: GrowthMaps, read: ReadTensor, noise: float) -> Callable[..., Any]:
+        """The target with the very weights that will be written, made layer by layer too; without gradients.
+
+        Args:
+            read: gives the small model's tensors.
+            noise: null-space noise in units of the target's `initializer_range`.
+        """
+        maker = TensorMaker(
+            self._plan,
+            maps,
+            lambda name: read(name).cpu(),
+            torch.float32,
+            noise,
+            self._seed,
+            str(self._device),
+        )
+        inside: Mapping[str, frozenset[int]] = defaultdict(frozenset)  # all maps act inside
+        small = sources(self._plan, maps, read)
+        return self._running_as(_Run(maps, small, inside, lambda job: maker.make(job).to(self._device)))
+
+    def _running_as(self, now: _Run) -> Callable[..., Any]:
         def run(**inputs: Any) -> Any:
-            now = _Run(maps, small, outside)
             with self._running(now):
                 weights = self._weights(now, self._outside_layers)
                 return torch.func.functional_call(self._model, weights, (), inputs, tie_weights=False)
@@ -93,7 +134,7 @@ class GrownFunction:
 
         def make(name: str) -> Tensor:
             if name not in made:
-                made[name] = self._whole(run, self._plan.job_of[name])
+                made[name] = run.make(self._plan.job_of[name])
             return made[name]
 
         return {
@@ -200,10 +241,7 @@ class GrownFunction:
     def _core(self, run: _Run, use: Use, outside: frozenset[int]) -> Tensor:
         if outside:
             return grow_core(use.job, self._plan, run.maps, run.small, outside)
-        return self._whole(run, use.job)
-
-    def _whole(self, run: _Run, job: TensorJob) -> Tensor:
-        return make_tensor(job, self._plan, run.maps, run.small, seed=self._seed, dtype=torch.float32)
+        return run.make(use.job)
 
     def _multiplier(self, use: Use) -> float:
         assert use.job.source is not None

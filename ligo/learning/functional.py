@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ligo.families.spec import FFN, HEADS, KV_HEADS, RESIDUAL, Norm, Role
 from ligo.families.stock import as_running, skeleton
-from ligo.growth.execute import ReadSource, make_tensor, sources
+from ligo.growth.execute import ReadSource, make_tensor
 from ligo.growth.plan import GrowthPlan
 from ligo.learning.forms import make_delta
 from ligo.operators.axes import layout_keys
@@ -55,7 +55,7 @@ class LearnedMaps(nn.Module):
             self._make("expand", key, _with_fresh_rows(start), new, config)
             if _tie_ratio(key, start) is None and key.split(".")[0] in used:
                 self._make("reduce", key, start.reduce.matrix(), new, config)
-        if plan.small.dims.num_layers != plan.target.dims.num_layers:
+        if config.depth_lr and plan.small.dims.num_layers != plan.target.dims.num_layers:
             for spec in (job.spec for job in plan.jobs if job.source is not None):
                 kind = _module_name(spec.kind)
                 folded = self._fold and spec.axes[0].role is Role.GAIN and RESIDUAL in spec.spaces(Role.GAIN)
@@ -213,26 +213,13 @@ def detached(maps: GrowthMaps) -> GrowthMaps:
     return GrowthMaps(spaces, replace(maps.layers, learned=learned), maps.fill)
 
 
-def folded_small(plan: GrowthPlan, maps: GrowthMaps, small: Mapping[str, Tensor]) -> ReadSource:
-    """The frozen small tensors as `grown_parameters` wants them: gains folded once, not at every step."""
-    read, kept = sources(plan, maps, small.__getitem__), {}
-
-    def read_once(job: Any, layer: int) -> Tensor:
-        key = (job.source_name(layer), job.spec.gain is None)
-        if key not in kept:
-            kept[key] = read(job, layer)
-        return kept[key]
-
-    return read_once
-
-
 def grown_parameters(
     plan: GrowthPlan, maps: GrowthMaps, small: ReadSource, *, seed: int = 0
 ) -> dict[str, Tensor]:
     """All target weights as functions of the maps: name on disk -> tensor, with autograd.
 
     Args:
-        small: from `folded_small`.
+        small: from `growth.execute.sources`.
         seed: of what is random; the one that it will be written with.
     """
     return {

@@ -11,8 +11,6 @@ from ligo.operators.exactness import check_gains
 from ligo.operators.maps import GrowthMaps
 
 FORMS = ("dense", "new_rows", "low_rank", "vera")
-FORWARDS = ("auto", "materialise", "hybrid", "factored")
-RECOMPUTED = ("none", "weights", "layers")
 OPTIMIZER_STATES = ("reset", "keep_old", "grow")
 
 
@@ -37,10 +35,6 @@ class OperatorConfig:
     """Learned operators: rank of low_rank and vera."""
     per_layer: bool = False
     """Learned operators: maps of heads and FFN of each target layer's own, instead of shared by all layers."""
-    forward: str = "auto"
-    """Learned operators: how a grown layer is run: materialise, hybrid, factored, or auto, the cheapest for each matrix."""
-    recompute: str = "weights"
-    """Learned operators: what the backward pass makes again instead of keeping it: none, weights, or layers."""
     steps: int = 40
     """Learned operators: gradient steps."""
     batch_tokens: int = 2048
@@ -50,7 +44,7 @@ class OperatorConfig:
     lr: float | None = None
     """Learned operators: one learning rate for all maps instead of eta, as in the original recipe."""
     depth_lr: float = 2e-3
-    """Learned operators: learning rate of the depth coefficients."""
+    """Learned operators: learning rate of the depth coefficients; 0: layers stay mixed as the start mixes them."""
     warmup_fraction: float = 0.1
     """Learned operators: part of the steps spent warming up; a cosine to zero follows."""
     evaluate_every: int = 20
@@ -68,12 +62,7 @@ def check(config: OperatorConfig) -> None:
         ConfigError: the key, the value and the range are named.
     """
     check_between("operator.noise", config.noise, 0)
-    for key, choices in (
-        ("form", FORMS),
-        ("forward", FORWARDS),
-        ("recompute", RECOMPUTED),
-        ("optimizer_state", OPTIMIZER_STATES),
-    ):
+    for key, choices in (("form", FORMS), ("optimizer_state", OPTIMIZER_STATES)):
         value = getattr(config, key)
         if value not in choices:
             raise ConfigError(

@@ -178,7 +178,12 @@ Bokeh.embed.embed_item({{ chart.item | tojson }}, "chart").then(() => {
     width {{ summary.target.hidden_size }}, {{ summary.target.num_layers }} layers</dd>
   <dt>operator</dt><dd>{{ summary.growth.operator }}{% if summary.growth.start %}, starting from
     {{ summary.growth.start }}{% endif %}; {{ summary.growth.operator_parameters | count }} learned numbers,
-    {{ summary.growth.operator_flops | flops }}</dd>
+    {{ summary.growth.operator_flops | flops }}
+    {%- if summary.growth.learned_against %}; learned against the small model held as
+    {{ summary.growth.learned_against }}{% endif %}
+    {%- if summary.growth.reused %}; taken from another run, where learning it took
+    {{ summary.growth.reused.flops | flops }} on {{ summary.growth.reused.tokens | count }} tokens, which are not charged
+    here{% endif %}</dd>
   <dt>same function</dt>
   <dd>
     {{- "yes" if summary.growth.exact is true else "no" if summary.growth.exact is false

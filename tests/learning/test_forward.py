@@ -11,12 +11,14 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from ligo.core.errors import ConfigError
+from ligo.growth.execute import sources
 from ligo.growth.plan import GrowthPlan, plan_growth
 from ligo.growth.verify import staying_double
+from ligo.learning.config import FORWARDS, RECOMPUTED, LearnConfig, check
 from ligo.learning.cost import WAYS, Forward, choose_forward, uses
 from ligo.learning.forward import GrownFunction
-from ligo.learning.functional import LearnedMaps, TargetFunction, folded_small, grown_parameters
-from ligo.operators.config import FORMS, FORWARDS, RECOMPUTED, OperatorConfig, build, check
+from ligo.learning.functional import LearnedMaps, TargetFunction, grown_parameters
+from ligo.operators.config import FORMS, OperatorConfig, build
 from tests.contract import matrix
 from tests.growing import lively_model, on_disk_weights, probe
 from tests.learning.test_learning import learn, plan_with
@@ -45,7 +47,8 @@ class Case:
         with torch.no_grad():
             for parameter in self.learned.parameters():
                 parameter += 0.01 * torch.randn(parameter.shape, generator=generator, dtype=dtype)
-        self.folded = folded_small(self.plan, self.learned(), self.small)
+        self.read = self.small.__getitem__
+        self.sources = sources(self.plan, self.learned(), self.read)
         inputs = probe(self.plan.target)
         self.inputs: dict[str, Any] = {
             "pixel_values" if inputs.is_floating_point() else "input_ids": inputs.to(dtype)
@@ -63,13 +66,13 @@ class Case:
         function = TargetFunction(self.plan)
         _known_to_float64(function._model)
         return self.gradients(
-            lambda: function(grown_parameters(self.plan, self.learned(), self.folded))(**self.inputs)
+            lambda: function(grown_parameters(self.plan, self.learned(), self.sources))(**self.inputs)
         )
 
     def run(self, way: str, recompute: str, tokens: int = 48) -> tuple[Tensor, dict[str, Tensor]]:
         function, chosen = GrownFunction(self.plan, recompute=recompute), self.chosen(way, tokens)
         _known_to_float64(function._model)
-        return self.gradients(lambda: function(self.learned(), self.folded, chosen.outside)(**self.inputs))
+        return self.gradients(lambda: function(self.learned(), self.read, chosen.outside)(**self.inputs))
 
     def gradients(self, run: Callable[[], Any]) -> tuple[Tensor, dict[str, Tensor]]:
         self.learned.zero_grad(set_to_none=True)
@@ -140,11 +143,11 @@ def test_the_losses_agree_in_float32() -> None:
 def test_materialised_in_its_layers_is_bit_for_bit_the_reference() -> None:
     for family in ("llama", "gpt2"):
         case = Case(family, torch.float32)
-        weights = grown_parameters(case.plan, case.learned(), case.folded)
+        weights = grown_parameters(case.plan, case.learned(), case.sources)
         expected = TargetFunction(case.plan)(weights)(**case.inputs).logits
         with torch.no_grad():
             function = GrownFunction(case.plan)
-            found = function(case.learned(), case.folded, case.chosen("materialise").outside)(**case.inputs)
+            found = function(case.learned(), case.read, case.chosen("materialise").outside)(**case.inputs)
         assert torch.equal(found.logits, expected)
 
 
@@ -163,7 +166,7 @@ def test_the_flops_that_are_charged_are_those_that_torch_counts(
     function, chosen = GrownFunction(case.plan, recompute="none"), case.chosen(way, tokens)
     function._model.set_attn_implementation("eager")
     with FlopCounterMode(display=False) as counter:
-        logits = function(case.learned(), case.folded, chosen.outside)(**case.inputs).logits
+        logits = function(case.learned(), case.read, chosen.outside)(**case.inputs).logits
         forward = counter.get_total_flops()
         logits.sum().backward()
     assert chosen.step.forward == pytest.approx(forward, rel=FLOPS)
@@ -177,7 +180,7 @@ def test_what_is_made_again_is_reported_apart() -> None:
         function = GrownFunction(case.plan, recompute=recompute)
         function._model.set_attn_implementation("eager")
         with FlopCounterMode(display=False) as counter:
-            function(case.learned(), case.folded, chosen.outside)(**case.inputs).logits.sum().backward()
+            function(case.learned(), case.read, chosen.outside)(**case.inputs).logits.sum().backward()
         again = counter.get_total_flops() - chosen.step.training
         # a layer that is run again stops before its last product, of which nothing is needed
         tolerance = 0.15 * chosen.again["layers"] if recompute == "layers" else FLOPS * chosen.step.training
@@ -227,7 +230,7 @@ def test_saved_tensors_are_few() -> None:
 
         function = GrownFunction(case.plan, recompute=recompute)
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            function(case.learned(), case.folded, case.chosen("hybrid").outside)(**case.inputs)
+            function(case.learned(), case.read, case.chosen("hybrid").outside)(**case.inputs)
         return sum(sizes.values())
 
     assert kept("layers") < 0.4 * kept("weights") < 0.4 * kept("none")
@@ -236,8 +239,8 @@ def test_saved_tensors_are_few() -> None:
 @pytest.mark.parametrize("forward", FORWARDS)
 def test_learning_ends_in_the_same_place_whatever_it_is_run_with(forward: str) -> None:
     plan = plan_with(OperatorConfig(init="stack"))
-    reference, _ = learn(plan, init="stack", forward="materialise", recompute="none")
-    learned, _ = learn(plan, init="stack", forward=forward, recompute="layers")
+    reference, _ = learn(plan, LearnConfig(forward="materialise", recompute="none"), init="stack")
+    learned, _ = learn(plan, LearnConfig(forward=forward, recompute="layers"), init="stack")
     assert learned.start_loss == reference.start_loss  # bit for bit: evaluations are materialised
     assert learned.best_loss == pytest.approx(
         reference.best_loss, rel=1e-4
@@ -249,5 +252,5 @@ def test_learning_ends_in_the_same_place_whatever_it_is_run_with(forward: str) -
 
 def test_other_ways_are_refused() -> None:
     for key in ("forward", "recompute"):
-        with pytest.raises(ConfigError, match=f"operator.{key}=quick is not one of"):
-            check(OperatorConfig(name="ligo", init="exact", **{key: "quick"}))
+        with pytest.raises(ConfigError, match=f"learn.{key}=quick is not one of"):
+            check(LearnConfig(**{key: "quick"}))

@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from ligo.core.errors import CheckpointError
-from ligo.growth.execute import grow_tensors
+from ligo.growth.execute import grow_tensors, sources
 from ligo.growth.plan import GrowthPlan, plan_growth
+from ligo.learning.config import LearnConfig
 from ligo.learning.fit import LearnedOperator, learn_operator, warmup_cosine
-from ligo.learning.functional import LearnedMaps, TargetFunction, detached, folded_small, grown_parameters
+from ligo.learning.functional import LearnedMaps, TargetFunction, detached, grown_parameters
 from ligo.learning.state import load_maps, save_operator
 from ligo.operators.config import FORMS, STARTS, OperatorConfig, build
 from ligo.training.objectives import make_objective
@@ -49,7 +50,7 @@ def learned_weights(
     plan: GrowthPlan, config: OperatorConfig, small: dict[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
     maps = LearnedMaps(plan, config)()
-    return grown_parameters(plan, maps, folded_small(plan, maps, small))
+    return grown_parameters(plan, maps, sources(plan, maps, small.__getitem__))
 
 
 def learning(**changes: Any) -> OperatorConfig:
@@ -59,12 +60,17 @@ def learning(**changes: Any) -> OperatorConfig:
 
 
 def learn(
-    plan: GrowthPlan, small: dict[str, torch.Tensor] | None = None, **changes: Any
+    plan: GrowthPlan,
+    how: LearnConfig | None = None,
+    small: dict[str, torch.Tensor] | None = None,
+    deepspeed: dict[str, Any] | None = None,
+    **changes: Any,
 ) -> tuple[LearnedOperator, list[dict[str, Any]]]:
     log: list[dict[str, Any]] = []
     learned = learn_operator(
-        plan, small or small_weights(plan), windows, [windows(100), windows(101)], learning(**changes), log.append,
-        objective=make_objective(plan.target), seed=0,
+        plan, (small or small_weights(plan)).__getitem__, windows, [windows(100), windows(101)], learning(**changes),
+        how or LearnConfig(), log.append, objective=make_objective(plan.target), seed=0,
+        deepspeed=deepspeed,
     )  # fmt: skip
     return learned, log
 
@@ -80,7 +86,7 @@ def test_learning_begins_at_the_start(start: str, tied: bool) -> None:
     plan = plan_with(config, tied=tied, **wanted)
     small = small_weights(plan)
     with torch.no_grad():
-        at_start = grown_parameters(plan, plan.maps, folded_small(plan, plan.maps, small))
+        at_start = grown_parameters(plan, plan.maps, sources(plan, plan.maps, small.__getitem__))
         learned = learned_weights(plan, config, small)
     # gains are folded into their readers in one and copied in the other: the same function
     expected, found = float(loss_of(plan, at_start)), float(loss_of(plan, learned))
@@ -93,8 +99,8 @@ def test_every_form_begins_at_the_start_and_has_parameters_that_can_move(form: s
     config = learning(init="stack", form=form, per_layer=per_layer, rank=4)
     plan = plan_with(config)
     learned, small = LearnedMaps(plan, config), small_weights(plan)
-    weights = grown_parameters(plan, learned(), folded_small(plan, learned(), small))
-    start = grown_parameters(plan, plan.maps, folded_small(plan, plan.maps, small))
+    weights = grown_parameters(plan, learned(), sources(plan, learned(), small.__getitem__))
+    start = grown_parameters(plan, plan.maps, sources(plan, plan.maps, small.__getitem__))
     loss = loss_of(plan, weights)
     assert float(loss.detach()) == pytest.approx(float(loss_of(plan, start)), abs=SAME_LOSS)
     loss.backward()
@@ -121,7 +127,7 @@ def test_every_form_is_written_as_it_was_learned(form: str, tmp_path: Path) -> N
     loaded = load_maps(tmp_path / "operator.safetensors", plan, config)
     small = small_weights(plan)
     with torch.no_grad():
-        in_learning = grown_parameters(plan, learned.maps, folded_small(plan, learned.maps, small))
+        in_learning = grown_parameters(plan, learned.maps, sources(plan, learned.maps, small.__getitem__))
     written = dict(grow_tensors(plan, loaded, small.__getitem__, dtype=torch.float32, noise=0.0, seed=0))
     assert learned.best_step > 0
     for name, tensor in written.items():
@@ -136,7 +142,7 @@ def test_layer_norm_families_learn_too(family: str) -> None:
         OTHERS[family], dict(hidden_size=64, num_layers=4, num_heads=8, ffn_size=96), build(config)
     )
     small = on_disk_weights(lively_model(plan.small, "float32"))
-    learned, _ = learn(plan, small, init="stack", steps=16)
+    learned, _ = learn(plan, small=small, init="stack", steps=16)
     assert learned.best_loss < learned.start_loss - 0.02
 
 
@@ -166,7 +172,7 @@ def test_every_map_gets_a_gradient() -> None:
     config = OperatorConfig(init="exact")
     plan = plan_with(config)
     learned, small = LearnedMaps(plan, config), small_weights(plan)
-    loss = loss_of(plan, grown_parameters(plan, learned(), folded_small(plan, learned(), small)))
+    loss = loss_of(plan, grown_parameters(plan, learned(), sources(plan, learned(), small.__getitem__)))
     loss.backward()
     silent = [name for name, p in learned.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert silent == []
@@ -180,7 +186,7 @@ def test_gradient_of_the_residual_map_agrees_with_finite_differences() -> None:
     parameter = learned.expand["residual"].values
 
     def value() -> torch.Tensor:
-        weights = grown_parameters(plan, learned(), folded_small(plan, learned(), small))
+        weights = grown_parameters(plan, learned(), sources(plan, learned(), small.__getitem__))
         return sum((w * torch.linspace(-1, 1, w.numel()).reshape(w.shape)).sum() for w in weights.values())
 
     value().backward()
@@ -237,7 +243,7 @@ def test_an_operator_of_another_plan_or_form_is_refused(tmp_path: Path) -> None:
     learned, _ = learn(plan, init="stack", steps=1)
     save_operator(tmp_path / "operator.safetensors", plan, config, learned)
     for wrong_plan, wrong_config in ((other, config), (plan, learning(init="stack", form="vera"))):
-        with pytest.raises(CheckpointError, match="learned for another growth plan"):
+        with pytest.raises(CheckpointError, match="learned for another growth"):
             load_maps(tmp_path / "operator.safetensors", wrong_plan, wrong_config)
     (tmp_path / "broken.safetensors").write_bytes(b"not safetensors")
     with pytest.raises(CheckpointError, match="cannot read the operator broken.safetensors"):
