@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,14 +29,14 @@ from ligo.accounting.memory import (
     write_peak,
     zero_keys,
 )
-from ligo.config import TRAINING_STAGES, GrowConfig, scratch_training
+from ligo.config import TRAINING_STAGES, GrowConfig, learns_maps, scratch_training
 from ligo.core.distributed import world_size
-from ligo.families.spec import RESIDUAL, Role
 from ligo.growth.plan import GrowthPlan
+from ligo.learning.config import LearnConfig, learn_shape
 from ligo.training.config import TrainConfig, batch_shape, num_steps
 
 if TYPE_CHECKING:
-    from ligo.steps import LearningCost, StepCost
+    from ligo.steps import Learning, StepCost
 
 _VALIDATION_WINDOWS = 32  # per forward pass
 
@@ -83,25 +84,6 @@ class Costs:
         return sum(self.disk.values())
 
 
-@dataclass(frozen=True)
-class LearnOptions:
-    """How an operator is learned, as far as that decides what it takes."""
-
-    section: str
-    """Where the options are."""
-    forward: str
-    recompute: str
-    small: str
-    micro_batch_tokens: int
-    shards: int
-
-
-def learn_options(config: GrowConfig) -> LearnOptions:
-    """The one place that knows where these options are."""
-    operator = config.operator
-    return LearnOptions("operator", operator.forward, operator.recompute, "fp32", operator.batch_tokens, 1)
-
-
 def grown_dtype(config: GrowConfig, plan: GrowthPlan) -> str:
     """The dtype to write: as stored, but float32 where that is small, so that exact stays exact."""
     if config.write.dtype != "auto":
@@ -134,9 +116,8 @@ class _Forecast:
         self.hardware, self.length = config.hardware, config.data.sequence_length
         self.ranks = config.hardware.count or world_size()
         self.trains = bool(TRAINING_STAGES & set(config.stages))
-        self.learns = config.operator.init is not None and "learn" in config.stages
+        self.learns = learns_maps(config)
         self._traced: dict[Any, StepCost] = {}
-        self._learned: dict[Any, LearningCost] = {}
 
     def costs(self) -> Costs:
         config, plan, dtype = self.config, self.plan, grown_dtype(self.config, self.plan)
@@ -144,7 +125,9 @@ class _Forecast:
             plan.target.num_parameters, dtype=dtype, trains=self.trains, precision=config.train.precision,
             moments=config.operator.optimizer_state != "reset",
         )  # fmt: skip
-        known = Costs(model_flops(plan.small, self.length), model_flops(plan.target, self.length), dtype, disk)
+        known = Costs(
+            model_flops(plan.small, self.length), model_flops(plan.target, self.length), dtype, disk
+        )
         if self.hardware.is_unknown or not plan.target.has_head:
             return known
         stages = {"learn": self.learn()} if self.learns else {}
@@ -202,9 +185,8 @@ class _Forecast:
         hardware = self.hardware
         if hardware.is_measured:
             return "rates measured here in five seconds" if self._probe else "rates not measured"
-        return (
-            f"data sheet x hardware.efficiency={hardware.efficiency:g}, an assumption; sending is "
-            + ("counted in full" if hardware.link_gb_s else "not counted")
+        return f"data sheet x hardware.efficiency={hardware.efficiency:g}, an assumption; sending is " + (
+            "counted in full" if hardware.link_gb_s else "not counted"
         )
 
     def _seconds(self, work: Work) -> float | None:
@@ -223,7 +205,12 @@ class _Forecast:
         return StageCost(self.training_memory(arm), flops, self._seconds(work), self.ranks)
 
     def training_memory(
-        self, arm: TrainConfig, *, stage: int | None = None, ranks: int | None = None, windows: int | None = None
+        self,
+        arm: TrainConfig,
+        *,
+        stage: int | None = None,
+        ranks: int | None = None,
+        windows: int | None = None,
     ) -> Memory:
         """The memory of a rank, with another stage, number of ranks or windows per micro-batch where they are given."""
         zero = zero_keys(self.config.deepspeed) | ({} if stage is None else {"stage": stage})
@@ -288,57 +275,88 @@ class _Forecast:
     # --- learning and writing -----------------------------------------------------------------------
 
     def learn(self) -> StageCost:
-        operator, options = self.config.operator, learn_options(self.config)
-        cost = self._learning(options)
-        evaluations = 1 + math.ceil(operator.steps / operator.evaluate_every) + bool(operator.noise)
-        passes = self._validation_passes
-        per_evaluation = cost.evaluation_flops * passes
-        flops = operator.steps * cost.flops.step.training + evaluations * per_evaluation
-        step = cost.step.work + Work(updated=cost.parameters)
-        work = step.times(operator.steps) + cost.evaluation.work.times(evaluations * passes)
+        operator, options, learning = self.config.operator, self.config.learn, self._learning
+        shape = learn_shape(options, operator.batch_tokens, self.length, self.ranks)
+        steps = operator.steps if learning.parameters else 0
+        micro = learning.flops(shape.windows_per_micro_batch * self.length, options.forward).step.training
+        exactly = options.small in ("fp32", "offload")
+        evaluations = 1 + math.ceil(steps / operator.evaluate_every) + (not exactly)
+        evaluations += bool(steps) and bool(
+            operator.noise or not exactly
+        )  # the best maps, as they will be written
+        whole, rest = divmod(self._validation_windows, _VALIDATION_WINDOWS)
+        per_evaluation = whole * self._evaluation_flops(_VALIDATION_WINDOWS) + self._evaluation_flops(rest)
+        flops = steps * micro * shape.micro_batches * self.ranks + evaluations * per_evaluation
+        step = self._learning_step(options)
+        work = (step.work.times(shape.micro_batches) + Work(updated=learning.parameters)).times(steps)
+        passes = evaluations * self._validation_passes / self.ranks
+        work += self._learning_step(options, learns=False).work.times(passes)
         return StageCost(self.learning_memory(options), flops, self._seconds(work), self.ranks)
 
-    def learning_memory(self, options: LearnOptions) -> Memory:
-        cost, small = self._learning(options), self.plan.small
-        layers: dict[int | None, int] = {}
+    def learning_memory(self, options: LearnConfig) -> Memory:
+        """The memory of a rank with these options of `learn`."""
+        learning, small = self._learning, self.plan.small
+        shape = learn_shape(options, self.config.operator.batch_tokens, self.length, self.ranks)
+        layers, matrices, vectors = [0] * small.dims.num_layers, 0, 0
         for spec in small.tensors:
-            layers[spec.layer] = layers.get(spec.layer, 0) + spec.num_elements(small.spaces)
-        matrices = sum(size for layer, size in layers.items() if layer is not None)
-        folded = [
-            spec
-            for spec in small.tensors
-            if spec.gain is not None and RESIDUAL in spec.spaces(Role.READ) | spec.spaces(Role.SHIFT)
-        ]
+            size = spec.num_elements(small.spaces)
+            if len(spec.axes) == 1:
+                vectors += size
+            elif spec.layer is None:
+                matrices += size
+            else:
+                layers[spec.layer] += size
         held = small_bytes(
-            matrices=matrices,
-            others=layers.get(None, 0),
-            largest_layer=max(layers.values()),
-            folded=sum(spec.num_elements(small.spaces) for spec in folded) if cost.folds_gains else 0,
-            held=options.small,
-            shards=options.shards,
-        )
+            layers=layers, matrices=matrices, vectors=vectors, held=options.small,
+            shards=self.ranks if options.shard_small else 1,
+        )  # fmt: skip
+        step, evaluation = self._learning_step(options), self._learning_step(options, learns=False)
+        best = learning.maps_bytes + (
+            0 if self.on_gpu else 4 * learning.parameters
+        )  # the best state is on the host
         return learning_memory(
-            small=held,
-            parameters=cost.parameters,
-            largest_parameter=cost.largest_parameter,
-            maps=cost.maps_bytes,
-            activations=cost.step.activations_bytes,
-            activations_and_gradients=cost.step.peak_bytes,
-            evaluation=cost.evaluation.peak_bytes,
+            Trained(
+                parameters=learning.parameters,
+                largest_parameter=learning.largest_parameter,
+                activations=step.activations_bytes,
+                activations_and_gradients=step.peak_bytes,
+                gradients_then=step.gradients_at_peak_bytes,
+                evaluation=evaluation.peak_bytes,
+            ),
+            beside=held + learning.starts_bytes + best,
+            zero=zero_keys(self.config.deepspeed),
+            world_size=self.ranks,
+            micro_batches=shape.micro_batches,
             on_gpu=self.on_gpu,
         )
 
-    def _learning(self, options: LearnOptions) -> LearningCost:
-        from ligo.steps import learning
+    def _learning_step(self, options: LearnConfig, *, learns: bool = True) -> StepCost:
+        """One micro-batch, or one forward pass on validation windows."""
+        shape = learn_shape(options, self.config.operator.batch_tokens, self.length, self.ranks)
+        windows = (
+            shape.windows_per_micro_batch if learns else min(_VALIDATION_WINDOWS, self._validation_windows)
+        )
+        chosen: dict[str, Any] = {
+            "windows": windows,
+            "forward": options.forward if learns else "materialise",
+            "recompute": options.recompute if learns else "weights",
+            "small": options.small,
+            "autocast": options.precision == "bf16",
+            "learns": learns,
+        }
+        key = ("learn", *chosen.values())
+        if key not in self._traced:
+            self._traced[key] = self._learning.step(**chosen)
+        return self._traced[key]
 
-        key = (options.forward, options.recompute, options.micro_batch_tokens)
-        if key not in self._learned:
-            self._learned[key] = learning(
-                self.plan, self.config.operator, forward=options.forward, recompute=options.recompute,
-                windows=max(1, options.micro_batch_tokens // self.length), length=self.length,
-                evaluation_windows=min(_VALIDATION_WINDOWS, self._validation_windows),
-            )  # fmt: skip
-        return self._learned[key]
+    @cached_property
+    def _learning(self) -> Learning:
+        from ligo.steps import Learning
+
+        return Learning(self.plan, self.config.operator, length=self.length)
+
+    def _evaluation_flops(self, windows: int) -> float:
+        return self._learning.flops(windows * self.length, "materialise").step.forward if windows else 0.0
 
     def write(self, dtype: str) -> StageCost:
         """Writing is one process's work, on its cores; FLOPs are those of dense maps where they are learned."""
@@ -346,7 +364,7 @@ class _Forecast:
         largest = max(math.prod(job.shape) for job in plan.jobs)
         flops = plan.build_flops(plan.maps)
         if self.config.operator.init is not None and self.learns:
-            flops = round(self._learning(learn_options(self.config)).build_flops)
+            flops = round(self._learning.flops(self.length, "materialise").again["weights"])
         numbers = plan.target.num_parameters
         grown = sum(math.prod(job.shape) for job in plan.jobs if len(job.shape) > 1)
         work = Work(
@@ -355,8 +373,8 @@ class _Forecast:
             drawn=grown if self.config.operator.noise else 0,
             moved_bytes=3 * compute * numbers,
         )
-        held = write_peak(largest * compute)
-        return StageCost(Memory(weights=held, libraries=0, phase="writing"), flops, self._seconds(work), self.ranks)
+        memory = Memory(weights=write_peak(largest * compute) - Memory().libraries, phase="writing")
+        return StageCost(memory, flops, self._seconds(work), self.ranks)
 
     @property
     def _validation_windows(self) -> int:
@@ -379,23 +397,26 @@ class _Forecast:
                 continue  # the same model as train; writing is the host's work, which looks for itself
             if stage.memory.peak <= self.capacity * (1 if name == "train" or self.on_gpu else self.ranks):
                 continue
-            ways = [f"{option} ({num_bytes(memory.peak)})" for option, memory in self._ways(name) if self._fits(memory)]
+            fitting = (way for way in self._ways(name) if way[1].peak <= self.capacity)
+            ways = [f"{words} ({num_bytes(memory.peak)})" for words, memory in islice(fitting, 3)]
             found.append(
                 f"{name} needs {num_bytes(stage.memory.peak)} on each rank ({stage.memory.phase}), and "
                 f"{self.hardware.name} has {num_bytes(self.capacity)}.\n  Try: "
-                + (" or ".join(ways[:3]) or "a smaller target; no option that there is makes it fit")
+                + (" or ".join(ways) or self._no_way(name))
             )
         return found
 
-    def _fits(self, memory: Memory) -> bool:
-        return self.capacity is not None and memory.peak <= self.capacity
+    def _no_way(self, name: str) -> str:
+        if name == "learn" and self.config.operator.form == "dense":
+            return "operator.form=low_rank, which learns smaller maps, or an operator that is not learned: operator=exact"
+        return "a smaller target; no option that there is makes it fit"
 
-    def _ways(self, name: str) -> list[tuple[str, Memory]]:
+    def _ways(self, name: str) -> Iterator[tuple[str, Memory]]:
         """Other options for a stage, the least change first, and what a rank would hold with each."""
         if name == "learn":
-            return self._ways_to_learn()
-        if name == "write":
-            return []
+            yield from self._ways_to_learn()
+        if name != "train":
+            return
         arm, length = self.config.train, self.length
         one = {"windows": 1} if batch_shape(arm, length, self.ranks).windows_per_micro_batch > 1 else {}
         micro = f" train.micro_batch_tokens={length}" if one else ""
@@ -407,26 +428,34 @@ class _Forecast:
             counts = [self.ranks * 2**power for power in range(1, 11)]
             most = {"stage": 3, **one}
             ways += [(f"hardware.count={n} deepspeed=zero3{micro}", {"ranks": n, **most}) for n in counts]
-        return [(words, self.training_memory(arm, **options)) for words, options in ways]
+        for words, options in ways:
+            yield words, self.training_memory(arm, **options)
 
-    def _ways_to_learn(self) -> list[tuple[str, Memory]]:
-        now = learn_options(self.config)
-        section = now.section
-        changes: list[tuple[str, dict[str, Any]]] = []
-        if now.recompute != "layers":
-            changes.append((f"{section}.recompute=layers", {"recompute": "layers"}))
-        if section == "learn":
-            changes += [(f"learn.small={h}", {"small": h}) for h in ("bf16", "nf4", "offload") if h != now.small]
-            changes.append((f"learn.micro_batch_tokens={self.length}", {"micro_batch_tokens": self.length}))
-        elif now.micro_batch_tokens > self.length:
-            changes.append((f"operator.batch_tokens={self.length}", {"micro_batch_tokens": self.length}))
-        both = [
-            (f"{first} {second}", one | other)
-            for i, (first, one) in enumerate(changes)
-            for second, other in changes[i + 1 :]
+    def _ways_to_learn(self) -> Iterator[tuple[str, Memory]]:
+        now = self.config.learn
+        changes: list[dict[str, Any]] = []
+        if (
+            learn_shape(
+                now, self.config.operator.batch_tokens, self.length, self.ranks
+            ).windows_per_micro_batch
+            > 1
+        ):
+            changes.append({"micro_batch_tokens": self.length})
+        changes += [{"recompute": "layers"}] if now.recompute != "layers" else []
+        changes += [{"small": held} for held in ("bf16", "nf4") if now.small not in (held, "nf4", "offload")]
+        changes += [{"shard_small": True}] if self.ranks > 1 and not now.shard_small else []
+        pairs = [
+            one | other
+            for i, one in enumerate(changes)
+            for other in changes[i + 1 :]
             if not one.keys() & other.keys()
         ]
-        return [(words, self.learning_memory(replace(now, **change))) for words, change in changes + both]
+        everything: dict[str, Any] = {}
+        for change in changes:
+            everything |= change
+        for chosen in [*changes, *pairs, everything]:
+            words = " ".join(f"learn.{key}={str(value).lower()}" for key, value in chosen.items())
+            yield words, self.learning_memory(replace(now, **chosen))
 
 
 def free_memory() -> int | None:

@@ -186,7 +186,9 @@ def _machine_lines(config: GrowConfig, cost: Costs) -> list[str]:
         cells = [*memory.parts.values(), memory.peak]
         over = "" if cost.capacity is None or memory.peak <= cost.capacity else "  (does not fit)"
         lines.append(
-            f"  {name:<16}" + "".join(f"{units.num_bytes(c) if c else '':>12}" for c in cells) + f"  {memory.phase}{over}"
+            f"  {name:<16}"
+            + "".join(f"{units.num_bytes(c) if c else '':>12}" for c in cells)
+            + f"  {memory.phase}{over}"
         )
     price = config.hardware.price_per_hour
     lines.append(
@@ -196,10 +198,14 @@ def _machine_lines(config: GrowConfig, cost: Costs) -> list[str]:
         hours = stage.hours()
         lines.append(
             f"  {name:<16}{units.si(stage.flops):>12}"
-            + (f"{units.seconds(stage.seconds):>16}{hours:>16.3g}" if stage.seconds is not None and hours is not None else "")
+            + (
+                f"{units.seconds(stage.seconds):>16}{hours:>16.3g}"
+                if stage.seconds is not None and hours is not None
+                else ""
+            )
             + (f"{price * hours:>12.2f}" if price and hours is not None else "")
         )
-    return lines + [f"  DOES NOT FIT  {misfit}" for misfit in cost.misfits]
+    return lines
 
 
 def check_fits(config: GrowConfig, plan: GrowthPlan, *, probe: bool = False) -> None:

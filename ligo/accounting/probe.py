@@ -151,7 +151,7 @@ def _op_seconds(device: str, seconds: float) -> float:
 
 def _store_rate(seconds: float) -> float:
     """Bytes per second that are hashed and written into the folder for temporary files."""
-    piece = torch.ones(_PIECE_BYTES // 4).numpy()
+    piece = torch.ones(_PIECE_BYTES // 4).numpy().tobytes()
     with tempfile.TemporaryFile() as file:
 
         def run() -> None:
