@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from ligo.accounting.hardware import HardwareConfig
 from ligo.core.errors import ConfigError, nearest
 from ligo.data.config import DataConfig
 from ligo.learning.config import LearnConfig
@@ -174,6 +175,7 @@ class GrowConfig:
     deepspeed: dict[str, Any] = field(default_factory=dict)
     """DeepSpeed's own keys, passed through as they are."""
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    hardware: HardwareConfig = field(default_factory=HardwareConfig)
     run: RunConfig = field(default_factory=RunConfig)
     stages: list[str] = field(
         default_factory=lambda: ["learn", "write", "verify", "train", "scratch", "report"]
@@ -191,6 +193,7 @@ _SCHEMAS: dict[str, type] = {
     "operator": OperatorConfig,
     "data": DataConfig,
     "tracking": TrackingConfig,
+    "hardware": HardwareConfig,
 }
 GROUPS = (*_SCHEMAS, "deepspeed", "experiment")
 # Keys below these are not ours to name: config.json keys, DeepSpeed's keys.
@@ -301,6 +304,7 @@ def check(config: GrowConfig) -> None:
     Raises:
         ConfigError: the value, why it cannot be, and what to type instead.
     """
+    from ligo.accounting.hardware import check as check_hardware
     from ligo.core.checks import check_between
     from ligo.data.config import check as check_data
     from ligo.learning.config import check as check_learning
@@ -343,6 +347,7 @@ def check(config: GrowConfig) -> None:
             "none.\n  Try: operator=ligo with the operator.init that they were learned from"
         )
     check_tracking(config.tracking)
+    check_hardware(config.hardware)
     if config.small.optimizer_state is not None and config.operator.optimizer_state == "reset":
         raise ConfigError(
             "small.optimizer_state names Adam moments, and operator.optimizer_state=reset leaves them out.\n"

@@ -1,21 +1,23 @@
-"""python -m ligo.plan: print a growth plan; no weights, no GPU, no torch."""
+"""python -m ligo.plan: print a growth plan, and what it will take on a machine; no weights, and no such machine.
+
+What the machine decides is traced from the stock modules on shapes alone, in seconds. `hardware=none` leaves that out, and
+then the answer is there at once, without torch.
+"""
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from ligo.accounting.flops import ModelFlops, model_flops
-from ligo.accounting.memory import MemoryEstimate, estimate
+from ligo.accounting.memory import Memory
 from ligo.command import main
-from ligo.config import TRAINING_STAGES, GrowConfig, SmallConfig, wanted_dims
+from ligo.config import GrowConfig, SmallConfig, wanted_dims
 from ligo.core import units
-from ligo.core.distributed import world_size
-from ligo.core.errors import CheckpointError, ConfigError
+from ligo.core.errors import CheckpointError, ConfigError, ResourceError
+from ligo.costs import Costs, costs
 from ligo.families.fresh import fresh_config
 from ligo.growth.plan import GrowthPlan, check_moments, plan_growth
 from ligo.operators.config import build
@@ -23,19 +25,9 @@ from ligo.schedule import before_training, read_growths, schedule_json, schedule
 
 DESCRIPTION = "Print how a small transformer would be grown: spaces, layers, exactness, parameters, cost."
 EXAMPLES = (
-    "python -m ligo.plan +small=llama-7b +target=13b",
+    "python -m ligo.plan +small=llama-7b +target=13b hardware=a100 hardware.count=8 deepspeed=zero2",
     "python -m ligo.plan +small=checkpoint small.path=DIR target=custom target.num_hidden_layers=12 output=json",
 )
-
-
-@dataclass(frozen=True)
-class Costs:
-    """What the plan will cost, from shapes alone."""
-
-    small: ModelFlops
-    target: ModelFlops
-    memory: MemoryEstimate
-    dtype: str
 
 
 def known_config(small: SmallConfig) -> dict[str, Any] | None:
@@ -79,35 +71,13 @@ def make_plan(
     return plans[0]
 
 
-def grown_dtype(config: GrowConfig, plan: GrowthPlan) -> str:
-    """The dtype to write: as stored, but float32 where that is small, so that exact stays exact."""
-    if config.write.dtype != "auto":
-        return config.write.dtype
-    stored = str(plan.small_config.get("dtype") or plan.small_config.get("torch_dtype") or "float32")
-    return "float32" if 4 * plan.target.num_parameters < 2**30 else stored
+def plan_json(config: GrowConfig, plan: GrowthPlan, *, probe: bool = False) -> dict[str, Any]:
+    """Plan and costs as plain data; units are in the names.
 
-
-def costs(config: GrowConfig, plan: GrowthPlan) -> Costs:
-    """FLOPs, memory and disk of a plan."""
-    length, dtype = config.data.sequence_length, grown_dtype(config, plan)
-    memory = estimate(
-        small_parameters=plan.small.num_parameters,
-        target_parameters=plan.target.num_parameters,
-        depth_ratio=plan.target.dims.num_layers / plan.small.dims.num_layers,
-        largest_tensor=max(math.prod(job.shape) for job in plan.jobs),
-        dtype=dtype,
-        trains=bool(TRAINING_STAGES & set(config.stages)),
-        zero_stage=config.deepspeed.get("zero_optimization", {}).get("stage", 0),
-        world_size=world_size(),
-        precision=config.train.precision,
-    )
-    small = model_flops(plan.small, length)
-    return Costs(small, model_flops(plan.target, length), memory, dtype)
-
-
-def plan_json(config: GrowConfig, plan: GrowthPlan) -> dict[str, Any]:
-    """Plan and costs as plain data."""
-    cost = costs(config, plan)
+    Args:
+        probe: as for `costs`.
+    """
+    cost = costs(config, plan, probe=probe)
     data = plan.as_json()
     data["operator"] = asdict(config.operator)
     data["names"] = {"small": config.small.name, "target": config.target.name}
@@ -123,13 +93,40 @@ def plan_json(config: GrowConfig, plan: GrowthPlan) -> dict[str, Any]:
         if config.operator.init
         else 0,
     }
-    data["bytes"] = {**asdict(cost.memory), "dtype": cost.dtype}
+    data["bytes"] = {"disk": round(cost.disk_bytes), "disk_parts": cost.disk, "dtype": cost.dtype}
+    data["hardware"] = {
+        **asdict(config.hardware),
+        "ranks": next((stage.ranks for stage in cost.stages.values()), None),
+        "rank_memory_bytes": cost.capacity,
+        "rates": cost.assumed,
+    }
+    price = config.hardware.price_per_hour
+    data["stages"] = {
+        name: {
+            "memory_bytes": {**stage.memory.parts, "peak": stage.memory.peak},
+            "memory_phase": stage.memory.phase,
+            "flops": stage.flops,
+            "seconds": stage.seconds,
+            "device_hours": stage.hours(),
+            "price": None if price is None or stage.seconds is None else price * (stage.hours() or 0.0),
+        }
+        for name, stage in cost.stages.items()
+    }
+    data["zero"] = {
+        str(stage): {"memory_bytes": {**memory.parts, "peak": memory.peak}, "memory_phase": memory.phase}
+        for stage, memory in cost.zero.items()
+    }
+    data["does_not_fit"] = list(cost.misfits)
     return data
 
 
-def plan_text(config: GrowConfig, plan: GrowthPlan) -> str:
-    """Plan and costs for a person to read."""
-    data, cost = plan_json(config, plan), costs(config, plan)
+def plan_text(config: GrowConfig, plan: GrowthPlan, *, probe: bool = False) -> str:
+    """Plan and costs for a person to read.
+
+    Args:
+        probe: as for `costs`.
+    """
+    data, cost = plan_json(config, plan, probe=probe), costs(config, plan, probe=probe)
     operator = config.operator.name
     if config.operator.init:
         operator += f", learned from {config.operator.init}"
@@ -147,6 +144,7 @@ def plan_text(config: GrowConfig, plan: GrowthPlan) -> str:
         if config.operator.init
         else ""
     )
+    parts = " + ".join(f"{units.num_bytes(size)} {what}" for what, size in cost.disk.items() if size)
     return "\n".join(
         [
             f"Growth plan: {config.small.name} -> {config.target.name}, operator {operator}",
@@ -161,12 +159,65 @@ def plan_text(config: GrowConfig, plan: GrowthPlan) -> str:
             f"  FLOPs       {units.flops(cost.small.training)} -> {units.flops(cost.target.training)} per training "
             f"token at length {config.data.sequence_length}; training on {units.si(config.train.max_tokens, 'token')}s: "
             f"{units.flops(data['budget']['train_flops'])}" + learning,
-            f"  memory      writing {units.num_bytes(cost.memory.write_peak)}, learning "
-            f"{units.num_bytes(cost.memory.learn_peak if config.operator.init else 0)}, training "
-            f"{units.num_bytes(cost.memory.train_per_rank)} per rank (weights and states, before activations)",
-            f"  disk        {units.num_bytes(cost.memory.disk)} ({cost.dtype})",
+            f"  disk        {units.num_bytes(cost.disk_bytes)}: {parts}; grown in {cost.dtype}",
+            *_machine_lines(config, cost),
         ]
     )
+
+
+def _machine_lines(config: GrowConfig, cost: Costs) -> list[str]:
+    """Memory of a rank by part, FLOPs, time and price of each stage; training under other ZeRO stages."""
+    if not cost.stages:
+        return []
+    ranks = next(iter(cost.stages.values())).ranks
+    each = "" if cost.capacity is None else f" with {units.num_bytes(cost.capacity)} each"
+    now = config.deepspeed.get("zero_optimization", {}).get("stage", 0)
+    engine = f"zero{now}" if cost.zero else "torch"
+    rows = [
+        (f"{name}, {engine}" if name in ("train", "scratch") else name, stage.memory)
+        for name, stage in cost.stages.items()
+    ]
+    rows += [(f"train, zero{stage}", memory) for stage, memory in cost.zero.items() if stage != now]
+    heads = [*Memory().parts, "peak"]
+    lines = [
+        f"  machine     {ranks} x {config.hardware.name}{each}; {cost.assumed}",
+        f"  {'per rank':<16}" + "".join(f"{head:>12}" for head in heads) + "  at",
+    ]
+    for name, memory in rows:
+        cells = [*memory.parts.values(), memory.peak]
+        over = "" if cost.capacity is None or memory.peak <= cost.capacity else "  (does not fit)"
+        lines.append(
+            f"  {name:<16}"
+            + "".join(f"{units.num_bytes(c) if c else '':>12}" for c in cells)
+            + f"  {memory.phase}{over}"
+        )
+    price = config.hardware.price_per_hour
+    lines.append(
+        f"  {'in all':<16}{'FLOPs':>12}{'time':>16}{'device hours':>16}" + (f"{'price':>12}" if price else "")
+    )
+    for name, stage in cost.stages.items():
+        hours = stage.hours()
+        lines.append(
+            f"  {name:<16}{units.si(stage.flops):>12}"
+            + (
+                f"{units.seconds(stage.seconds):>16}{hours:>16.3g}"
+                if stage.seconds is not None and hours is not None
+                else ""
+            )
+            + (f"{price * hours:>12.2f}" if price and hours is not None else "")
+        )
+    return lines
+
+
+def check_fits(config: GrowConfig, plan: GrowthPlan, *, probe: bool = False) -> None:
+    """Refuse what the machine's memory does not hold.
+
+    Raises:
+        ResourceError: the stage, what it needs and what there is; and which options would make it fit.
+    """
+    misfits = costs(config, plan, probe=probe).misfits
+    if misfits:
+        raise ResourceError("\n".join(misfits))
 
 
 def name_after_folder(small: SmallConfig) -> SmallConfig:
@@ -199,9 +250,10 @@ def print_plan(config: GrowConfig, _yaml: str) -> None:
     plan = make_plan(config, small_config)
     if config.output == "json":
         growths = {"inner_growth": schedule_json(config, plan, inner)} if inner else {}
-        print(json.dumps(plan_json(config, plan) | growths, indent=2))
+        print(json.dumps(plan_json(config, plan, probe=True) | growths, indent=2))
     else:
-        print(plan_text(config, plan) + schedule_text(config, plan, inner))
+        print(plan_text(config, plan, probe=True) + schedule_text(config, plan, inner))
+    check_fits(config, plan, probe=True)
 
 
 if __name__ == "__main__":

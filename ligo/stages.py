@@ -31,12 +31,13 @@ from ligo.core.files import folder_aside, folder_resumed, write_json
 from ligo.core.log import say
 from ligo.core.run import Run
 from ligo.core.units import flops as in_flops
+from ligo.costs import grown_dtype
 from ligo.data.loader import Batches, Data, rank_slice, validation_batches
 from ligo.families.base import Family
 from ligo.families.stock import expected_shapes
 from ligo.growth.plan import GrowthPlan
 from ligo.operators.maps import GrowthMaps
-from ligo.plan import grown_dtype, make_plan, plan_json
+from ligo.plan import make_plan, plan_json
 from ligo.reports.html import savings_table_text, write_report
 from ligo.summary import operator_flops, summarise
 from ligo.tracking.base import Tracker

@@ -20,15 +20,16 @@ from ligo.families.stock import expected_shapes, skeleton
 from ligo.growth.plan import GrowthPlan
 from ligo.learning.cost import Forward, choose_forward
 from ligo.learning.forward import GrownFunction
-from ligo.learning.functional import LearnedMaps, folded_small
+from ligo.learning.functional import LearnedMaps
 from ligo.operators.config import OperatorConfig
+from ligo.operators.factors import CopiesThenRows, Dense
 from ligo.operators.maps import GrowthMaps
 from ligo.training.objectives import make_objective
 
 _MASKED = 0.15
 """Part of the tokens that a masked model has to guess (Devlin et al. 2019, arXiv 1810.04805)."""
 _TRACED_LAYERS = 4
-"""Of the target while an operator is learned; what more layers take is a straight line."""
+"""Of the target where weights are made or nothing is kept from layer to layer; more layers are on a straight line."""
 
 
 @dataclass(frozen=True)
@@ -85,11 +86,14 @@ def training_step(
 
 def evaluation_step(family: Family, *, windows: int, length: int, dtype: str = "float32") -> StepCost:
     """One forward pass on validation windows."""
-    with _shapes_only(family, dtype, train=False) as (run, _):
-        with Trace() as trace, torch.no_grad():
-            loss_of(family)(run, _batch(family, windows, length))
-        trace.close()
-    return _step_cost(trace, set())
+    found = {}
+    for layers in _few_layers(family):
+        with _shapes_only(with_layers(family, layers), dtype, train=False) as (run, _):
+            with Trace() as trace, torch.no_grad():
+                loss_of(family)(run, _batch(family, windows, length))
+            trace.close()
+        found[layers] = _step_cost(trace, set())
+    return _extrapolated(found, family.dims.num_layers)
 
 
 @contextmanager
@@ -138,102 +142,101 @@ def _num_bytes(tensor: Tensor) -> int:
 # --- learning ---------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class LearningCost:
-    """Of learning an operator."""
+class Learning:
+    """Learning an operator, on shapes alone."""
 
-    parameters: int
-    largest_parameter: int
-    maps_bytes: int
-    """What is kept beside the parameters: where the maps start, and the best maps that were seen."""
-    step: StepCost
-    evaluation: StepCost
-    flops: Forward
-    """Of a step, as they are charged."""
-    evaluation_flops: float
-    """Of one forward pass on as many tokens as a step has, all weights made."""
+    def __init__(self, plan: GrowthPlan, operator: OperatorConfig, *, length: int) -> None:
+        self._plan, self._length = plan, length
+        self._shapes_only = FakeTensorMode(allow_non_fake_inputs=True)
+        with self._shapes_only:
+            self._learned = LearnedMaps(plan, operator)
+            self._maps = _without_coefficients(self._learned())
+        sizes = [p.numel() for p in self._learned.parameters()]
+        self.parameters, self.largest_parameter = sum(sizes), max(sizes, default=0)
+        self.starts_bytes = sum(map(_num_bytes, self._learned.buffers()))
+        self.maps_bytes = sum(map(_num_bytes, _learned_tensors(self._maps)))
+        """Of the maps once, as they are applied."""
+
+    def flops(self, tokens: int, way: str) -> Forward:
+        """As learning charges them."""
+        return choose_forward(self._plan, self._maps, tokens=tokens, sequence_length=self._length, wanted=way)
+
+    def step(
+        self, *, windows: int, forward: str, recompute: str, small: str = "fp32", autocast: bool = False,
+        learns: bool = True,
+    ) -> StepCost:  # fmt: skip
+        """One micro-batch; with `learns=False` its forward pass alone.
+
+        Args:
+            small: how the small model is held (`learn.small`); what is not float32 is made so each time it is read.
+        """
+        chosen = self.flops(windows * self._length, forward)
+
+        def cost(layers: int, mixed: int = 2) -> StepCost:
+            short = shortened(self._plan, layers)
+            grown = GrownFunction(short, recompute=recompute)
+            with self._shapes_only, torch.set_grad_enabled(learns):
+                return self._traced(short, grown, chosen, windows, mixed, small, autocast)
+
+        counts, total = _few_layers(self._plan.target), self._plan.target.dims.num_layers
+        found = {layers: cost(layers) for layers in counts}
+        line, mixed = _extrapolated(found, total), self._plan.small.dims.num_layers
+        if not self._learned.depth or mixed <= 2:
+            return line
+        # mixing adds up in place and leaves nothing behind; what takes time is on a line too
+        more = cost(counts[0], 3).work + found[counts[0]].work.times(-1)
+        return replace(line, work=line.work + more.times((mixed - 2) * total / counts[0]))
+
+    def _traced(
+        self, plan: GrowthPlan, grown: GrownFunction, forward: Forward, windows: int, mixed: int, small: str,
+        autocast: bool,
+    ) -> StepCost:  # fmt: skip
+        """Of a shortened plan. Where coefficients are learned each matrix is mixed from `mixed` small layers."""
+        held = {name: torch.empty(shape) for name, shape in expected_shapes(plan.small).items()}
+
+        def read(name: str) -> Tensor:
+            tensor = held[name]
+            return tensor if small == "fp32" or tensor.ndim == 1 else torch.empty_like(tensor).zero_()
+
+        learned, layers = self._learned, plan.target.dims.num_layers
+        with Trace() as trace, torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            maps = learned()
+            few = {kind: values[:layers, :mixed] for kind, values in maps.layers.learned.items()}
+            maps = replace(maps, layers=replace(plan.maps.layers, learned=few))
+            run = grown(maps, read, forward.outside)
+            loss = loss_of(plan.target)(run, _batch(plan.target, windows, self._length))
+            del maps, run
+            if torch.is_grad_enabled():
+                loss.backward()  # type: ignore[no-untyped-call]
+        parameters = list(learned.parameters())
+        gradients = trace.births_of([p.grad for p in parameters if p.grad is not None])
+        trace.close()
+        for parameter in parameters:
+            parameter.grad = None
+        return _step_cost(trace, gradients)
 
 
-def learning(
-    plan: GrowthPlan, config: OperatorConfig, *, forward: str, recompute: str, windows: int, length: int,
-    evaluation_windows: int,
-) -> LearningCost:  # fmt: skip
-    """One step and one evaluation of learning an operator; the small model is held elsewhere."""
-    shapes_only = FakeTensorMode(allow_non_fake_inputs=True)
-    with shapes_only:
-        learned = LearnedMaps(plan, config)
-        counted = _without_coefficients(learned())
-    chosen, whole = (
-        choose_forward(plan, counted, tokens=windows * length, sequence_length=length, wanted=way)
-        for way in (forward, "materialise")
-    )
-    total = plan.target.dims.num_layers
-    steps, evaluations = {}, {}
-    for layers in {min(n, total) for n in (_TRACED_LAYERS // 2, _TRACED_LAYERS)}:
-        short = shortened(plan, layers)
-        runs = (GrownFunction(short, recompute=recompute), GrownFunction(short, recompute="none"))
-        with shapes_only:
-            steps[layers] = _learning_step(short, learned, runs[0], chosen, windows, length)
-            with torch.no_grad():
-                evaluations[layers] = _learning_step(
-                    short, learned, runs[1], whole, evaluation_windows, length
-                )
-    parameters = list(learned.parameters())
-    return LearningCost(
-        parameters=sum(p.numel() for p in parameters),
-        largest_parameter=max((p.numel() for p in parameters), default=0),
-        maps_bytes=sum(map(_num_bytes, learned.buffers())) + sum(map(_num_bytes, _tensors_of(counted))),
-        step=_extrapolated(steps, total),
-        evaluation=_extrapolated(evaluations, total),
-        flops=chosen,
-        evaluation_flops=whole.step.forward,
-    )
+def with_layers(family: Family, layers: int) -> Family:
+    """The same model with so many layers, its first ones."""
+    config = family.resized(replace(family.dims, num_layers=layers))
+    config |= {key: config[key][:layers] for key in family.per_layer_keys if config.get(key)}
+    return family_of(config)
 
 
 def shortened(plan: GrowthPlan, layers: int) -> GrowthPlan:
     """The same growth of a target that ends after so many layers."""
-    target, maps = plan.target, plan.maps
-    config = target.resized(replace(target.dims, num_layers=layers))
-    config |= {key: config[key][:layers] for key in target.per_layer_keys if config.get(key)}
-    kept = frozenset(layer for layer in maps.layers.identity_layers if layer < layers)
+    depth = plan.maps.layers
+    kept = frozenset(layer for layer in depth.identity_layers if layer < layers)
     return replace(
         plan,
-        shapes=replace(plan.shapes, target=family_of(config)),
-        maps=replace(
-            maps, layers=replace(maps.layers, weights=maps.layers.weights[:layers], identity_layers=kept)
-        ),
+        shapes=replace(plan.shapes, target=with_layers(plan.target, layers)),
+        maps=replace(plan.maps, layers=replace(depth, weights=depth.weights[:layers], identity_layers=kept)),
         jobs=tuple(job for job in plan.jobs if job.spec.layer is None or job.spec.layer < layers),
     )
 
 
-def _learning_step(
-    plan: GrowthPlan, learned: LearnedMaps, run: GrownFunction, forward: Forward, windows: int, length: int
-) -> StepCost:
-    """One step of learning a shortened plan, or one evaluation where gradients are off.
-
-    Each grown matrix is mixed from two small layers, however many there are: those that are read in place leave nothing
-    behind, and what mixing the others costs is known.
-    """
-    small = {name: torch.empty(shape) for name, shape in expected_shapes(plan.small).items()}
-    folded = folded_small(plan, learned(), small)
-    with torch.no_grad():
-        for job in plan.jobs:  # folded once, before the first step
-            for layer in range(2) if job.source is not None else ():
-                folded(job, min(layer, plan.small.dims.num_layers - 1))
-    with Trace() as trace:
-        maps = learned()
-        coefficients = {kind: values[: plan.target.dims.num_layers, :2] for kind, values in maps.layers.learned.items()}
-        maps = replace(maps, layers=replace(plan.maps.layers, learned=coefficients))
-        loss = loss_of(plan.target)(run(maps, folded, forward.outside), _batch(plan.target, windows, length))
-        del maps
-        if torch.is_grad_enabled():
-            loss.backward()  # type: ignore[no-untyped-call]
-    parameters = list(learned.parameters())
-    gradients = trace.births_of([p.grad for p in parameters if p.grad is not None])
-    trace.close()
-    for parameter in parameters:
-        parameter.grad = None
-    return _step_cost(trace, gradients)
+def _few_layers(family: Family) -> list[int]:
+    return sorted({min(layers, family.dims.num_layers) for layers in (_TRACED_LAYERS // 2, _TRACED_LAYERS)})
 
 
 def _without_coefficients(maps: GrowthMaps) -> GrowthMaps:
@@ -242,10 +245,10 @@ def _without_coefficients(maps: GrowthMaps) -> GrowthMaps:
     return replace(maps, layers=replace(maps.layers, learned=plain))
 
 
-def _tensors_of(maps: GrowthMaps) -> list[Tensor]:
+def _learned_tensors(maps: GrowthMaps) -> list[Tensor]:
     """What of the maps has been learned."""
     factors = {id(f): f for m in maps.spaces.values() for f in (m.expand, m.reduce) if f.is_learned}
-    return [getattr(factor, "rows", None) if hasattr(factor, "rows") else factor.values for factor in factors.values()]
+    return [factor.values for factor in factors.values() if isinstance(factor, Dense | CopiesThenRows)]
 
 
 def _extrapolated(found: Mapping[int, StepCost], layers: int) -> StepCost:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields, replace
 
 from ligo.core.checks import check_between
+
+_REACHED_BANDWIDTH = 0.8
+"""Part of a memory's bandwidth that simple ops reach; they come nearer to it than products to theirs."""
+_BYTES_PER_UPDATE = 40
+"""AdamW reads weight, gradient and both moments and writes three of them; clipping reads gradients twice, writes once."""
 
 
 @dataclass(kw_only=True)
@@ -24,6 +30,10 @@ class HardwareConfig:
     """The same in float32 as torch runs it by default. null: measured here."""
     bandwidth_gb_s: float | None = None
     """Memory bandwidth. null: measured here."""
+    link_gb_s: float | None = None
+    """What one device sends to the others, in one direction. null: sending is not counted."""
+    disk_gb_s: float | None = None
+    """Rate at which a checkpoint is written, its checksum included. null: measured here."""
     efficiency: float = 0.45
     """Part of the peak rates that a step reaches; an assumption, and not used where rates are measured."""
     price_per_hour: float | None = None
@@ -34,6 +44,11 @@ class HardwareConfig:
         """Whether rates are measured on this machine instead of read from a data sheet."""
         return None in (self.bf16_tflops, self.fp32_tflops, self.bandwidth_gb_s)
 
+    @property
+    def is_unknown(self) -> bool:
+        """`hardware=none`: nothing is predicted that depends on the machine."""
+        return self.name == "none"
+
 
 def check(config: HardwareConfig) -> None:
     """Refuse values outside their range.
@@ -41,9 +56,8 @@ def check(config: HardwareConfig) -> None:
     Raises:
         ConfigError: the key, the value and the range are named.
     """
-    for key in ("count", "memory_gib", "bf16_tflops", "fp32_tflops", "bandwidth_gb_s", "price_per_hour"):
-        value = getattr(config, key)
-        if value is not None:
+    for key, value in vars(config).items():
+        if value is not None and key not in ("name", "efficiency"):
             check_between(f"hardware.{key}", value, 0, above=key != "price_per_hour")
     check_between("hardware.efficiency", config.efficiency, 0, 1, above=True)
 
@@ -52,30 +66,39 @@ def check(config: HardwareConfig) -> None:
 class Work:
     """What something does, in the quantities that take time; of one rank."""
 
-    product_flops: Mapping[str, float]
+    product_flops: Mapping[str, float] = field(default_factory=dict)
     """FLOPs of matrix products by dtype: float32, bfloat16."""
     attention_flops: float = 0.0
     """FLOPs of fused attention."""
     moved_bytes: float = 0.0
     """What all other ops read and write."""
     num_ops: float = 0.0
+    updated: float = 0.0
+    """Parameters that the optimiser updates, their gradients clipped."""
+    sent_bytes: float = 0.0
+    """To other ranks."""
+    stored_bytes: float = 0.0
+    """Onto the disk."""
+    drawn: float = 0.0
+    """Random numbers."""
 
     def __add__(self, other: Work) -> Work:
-        dtypes = {*self.product_flops, *other.product_flops}
-        return Work(
-            {d: self.product_flops.get(d, 0.0) + other.product_flops.get(d, 0.0) for d in sorted(dtypes)},
-            self.attention_flops + other.attention_flops,
-            self.moved_bytes + other.moved_bytes,
-            self.num_ops + other.num_ops,
-        )
+        return self._with(other, 1.0)
 
     def times(self, factor: float) -> Work:
-        return Work(
-            {dtype: factor * flops for dtype, flops in self.product_flops.items()},
-            factor * self.attention_flops,
-            factor * self.moved_bytes,
-            factor * self.num_ops,
-        )
+        return Work()._with(self, factor)
+
+    def _with(self, other: Work, factor: float) -> Work:
+        dtypes = sorted({*self.product_flops, *other.product_flops})
+        products = {
+            d: self.product_flops.get(d, 0.0) + factor * other.product_flops.get(d, 0.0) for d in dtypes
+        }
+        sums = {
+            f.name: getattr(self, f.name) + factor * getattr(other, f.name)
+            for f in fields(self)
+            if f.name != "product_flops"
+        }
+        return Work(products, **sums)
 
     @property
     def flops(self) -> float:
@@ -90,26 +113,47 @@ class Rates:
     """By dtype."""
     attention_flops: float
     moved_bytes: float
+    updated: float
+    stored_bytes: float
+    drawn: float
+    sent_bytes: float = math.inf
     op_s: float = 0.0
     """Seconds that starting an op takes."""
 
     def seconds(self, work: Work) -> float:
         """Each part at its own rate, one after the other."""
         slowest = min(self.product_flops.values())
-        products = sum(
-            flops / self.product_flops.get(dtype, slowest) for dtype, flops in work.product_flops.items()
-        )
         return (
-            products
+            sum(flops / self.product_flops.get(dtype, slowest) for dtype, flops in work.product_flops.items())
             + work.attention_flops / self.attention_flops
             + work.moved_bytes / self.moved_bytes
             + work.num_ops * self.op_s
+            + work.updated / self.updated
+            + work.sent_bytes / self.sent_bytes
+            + work.stored_bytes / self.stored_bytes
+            + work.drawn / self.drawn
+        )
+
+    def shared_by(self, processes: int) -> Rates:
+        """What each of several processes on the same cores has."""
+        products = {dtype: rate / processes for dtype, rate in self.product_flops.items()}
+        names = ("attention_flops", "moved_bytes", "updated", "stored_bytes", "drawn")
+        return replace(
+            self, product_flops=products, **{name: getattr(self, name) / processes for name in names}
         )
 
 
 def sheet_rates(config: HardwareConfig) -> Rates:
-    """The rates of a data sheet, as far as they are reached (`hardware.efficiency`)."""
+    """The rates of a data sheet, as far as they are reached."""
     assert config.bf16_tflops and config.fp32_tflops and config.bandwidth_gb_s
     bf16, fp32 = (1e12 * config.efficiency * rate for rate in (config.bf16_tflops, config.fp32_tflops))
-    # the bandwidth that is reached is nearer to its peak than matrix products are
-    return Rates({"bfloat16": bf16, "float16": bf16, "float32": fp32}, bf16, 0.8e9 * config.bandwidth_gb_s)
+    bandwidth = _REACHED_BANDWIDTH * 1e9 * config.bandwidth_gb_s
+    return Rates(
+        product_flops={"bfloat16": bf16, "float16": bf16, "float32": fp32},
+        attention_flops=bf16,
+        moved_bytes=bandwidth,
+        updated=bandwidth / _BYTES_PER_UPDATE,
+        stored_bytes=1e9 * (config.disk_gb_s or 1.0),
+        drawn=1e9,
+        sent_bytes=1e9 * config.link_gb_s if config.link_gb_s else math.inf,
+    )

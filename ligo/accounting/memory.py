@@ -6,8 +6,8 @@ DeepSpeed 0.19 makes, phase by phase; what the model itself makes is given (`lig
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
@@ -62,13 +62,18 @@ def zero_keys(deepspeed: Mapping[str, Any]) -> dict[str, Any]:
     """DeepSpeed's own keys on memory, with its defaults."""
     given = dict(deepspeed.get("zero_optimization", {}))
     stage = given.get("stage", 0)
+
+    def size(key: str, default: int) -> int:
+        value: Any = given.get(f"stage3_{key}", given.get(key, default))
+        return default if value == "auto" else int(value)
+
     return {
         "stage": stage,
-        "reduce_bucket_size": int(given.get("reduce_bucket_size", 500_000_000)),
         "overlap_comm": given.get("overlap_comm", stage == 3),
-        "prefetch": int(given.get("stage3_prefetch_bucket_size", given.get("prefetch_bucket_size", 50_000_000))),
-        "max_live": int(given.get("stage3_max_live_parameters", given.get("max_live_parameters", 1_000_000_000))),
-        "sub_group": int(given.get("sub_group_size", 1_000_000_000)),
+        "reduce_bucket_size": size("reduce_bucket_size", 500_000_000),
+        "prefetch": size("prefetch_bucket_size", 50_000_000),
+        "max_live": size("max_live_parameters", 1_000_000_000),
+        "sub_group": size("sub_group_size", 1_000_000_000),
     }
 
 
@@ -120,14 +125,24 @@ def _deepspeed_phases(
         return [
             _backward(model, held, gradient_bytes=width, accumulates=accumulates),
             Memory(
-                **held, gradients=gradients, buffers=width * min(everything, _FALLBACK_BUCKET), phase="reduction"
+                **held,
+                gradients=gradients,
+                buffers=width * min(everything, _FALLBACK_BUCKET),
+                phase="reduction",
             ),
-            Memory(**held, gradients=gradients + masters, buffers=_adam_bytes(updated, on_gpu), phase="optimizer step"),
+            Memory(
+                **held,
+                gradients=gradients + masters,
+                buffers=_adam_bytes(updated, on_gpu),
+                phase="optimizer step",
+            ),
             Memory(**held, activations=model.evaluation, phase="evaluation"),
         ]
     if stage < 3:
         held = {"weights": width * everything, "optimizer": 12 * share}
-        backward = _backward(model, held, gradient_bytes=width, accumulates=accumulates and stage == 1, buffers=buffer)
+        backward = _backward(
+            model, held, gradient_bytes=width, accumulates=accumulates and stage == 1, buffers=buffer
+        )
         if stage == 2:  # gradients wait in the bucket only, and those of the own share stay
             waiting = width * (filled + share)
             bounded = Memory(
@@ -187,48 +202,44 @@ def _adam_bytes(updated: int, on_gpu: bool) -> float:
 
 
 def learning_memory(
-    *, small: float, parameters: int, largest_parameter: int, maps: float, activations_and_gradients: float,
-    activations: float, evaluation: float, on_gpu: bool,
-) -> Memory:  # fmt: skip
-    """The phase of learning an operator in which the most is held: nothing of it is sharded.
+    maps: Trained,
+    *,
+    beside: float,
+    zero: Mapping[str, Any],
+    world_size: int,
+    micro_batches: int,
+    on_gpu: bool,
+) -> Memory:
+    """The phase of learning an operator in which a rank holds the most.
 
     Args:
-        small: bytes of the small model as it is held (`small_bytes`).
-        parameters: of the maps; they are held in float32, and once more as they were at their best.
-        maps: bytes of where maps start, and of the best that were seen.
+        maps: the learned maps as a model; they are trained in float32, by torch alone or by ZeRO up to stage 2.
+        beside: bytes of all that is held beside them: the small model, where maps start, and the best that were seen.
     """
-    size = 4 * parameters
-    held: dict[str, Any] = {"weights": small + maps + 2 * size, "optimizer": 2 * size}
-    updated = parameters if on_gpu else largest_parameter
-    phases = [
-        Memory(
-            **held, gradients=activations_and_gradients - activations, activations=activations, phase="backward"
-        ),
-        Memory(**held, gradients=size, buffers=_adam_bytes(updated, on_gpu), phase="optimizer step"),
-        Memory(**held, gradients=size, activations=evaluation, phase="evaluation"),
-    ]
-    return max(phases, key=lambda phase: phase.peak)
+    zero = {**zero, "stage": min(zero["stage"], 2)}
+    phases = (
+        _torch_phases(maps, micro_batches, on_gpu)
+        if world_size == 1
+        else _deepspeed_phases(maps, "fp32", zero, world_size, micro_batches, on_gpu)
+    )
+    most = max(phases, key=lambda phase: phase.peak)
+    return replace(most, weights=most.weights + beside)
 
 
-def small_bytes(
-    *, matrices: int, others: int, largest_layer: int, folded: int, held: str, shards: int = 1
-) -> float:
-    """Bytes of the frozen small model while an operator is learned.
+def small_bytes(*, layers: Sequence[int], matrices: int, vectors: int, held: str, shards: int = 1) -> float:
+    """Bytes of the frozen small model while an operator is learned; what is read of it in passing is not in it.
 
     Args:
-        matrices, others: parameters of the matrices in layers, and of all else (embedding, head, norms).
-        largest_layer: parameters of the largest layer, or of all else where that is more.
-        folded: parameters of the tensors that gains are folded into, of which copies are kept beside the model.
-        held: fp32, bf16, nf4 (4 bits and one scale for 64 numbers in 8 bits, double quantised: Dettmers et al. 2023,
-            arXiv 2305.14314, section 3; all else in bf16), or offload: one layer at a time.
-        shards: ranks that the model is dealt out to.
+        layers: parameters of the matrices of each layer.
+        matrices, vectors: parameters of all other matrices, and of all that is no matrix, which stays in float32.
+        held: fp32, bf16, nf4 (matrices of layers in 4 bits, with a scale for 64 numbers in 8 bits and one for 256 of these
+            in 32: Dettmers et al. 2023, arXiv 2305.14314, section 3; other matrices in bf16), or offload (no matrix).
+        shards: ranks that layers are dealt out to in turn.
     """
-    if held == "offload":
-        return 4.0 * largest_layer
-    if held == "fp32":
-        return 4.0 * (matrices + others + folded) / shards
-    bits = {"bf16": 16.0, "nf4": 4 + 8 / 64 + 32 / (64 * 256)}[held]
-    return (bits / 8 * matrices + 2 * others) / shards + 4.0 * largest_layer  # a layer is made whole when it is read
+    most = sum(layers[::shards])
+    nf4 = (4 + 8 / 64 + 32 / (64 * 256)) / 8
+    of_layers, of_others = {"fp32": (4, 4), "bf16": (2, 2), "nf4": (nf4, 2), "offload": (0, 0)}[held]
+    return of_layers * most + of_others * matrices + 4.0 * vectors
 
 
 def write_peak(largest_bytes: int) -> int:

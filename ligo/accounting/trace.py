@@ -22,10 +22,33 @@ from torch.utils.flop_counter import flop_registry
 from ligo.accounting.hardware import Work
 
 _FREE = frozenset(
-    """
-    alias as_strided detach diagonal expand permute select slice split split_with_sizes squeeze t transpose unbind unfold
-    unsqueeze view _unsafe_view _reshape_alias lift_fresh empty empty_like empty_strided new_empty device
-    """.split()
+    [
+        "alias",
+        "as_strided",
+        "detach",
+        "diagonal",
+        "expand",
+        "permute",
+        "select",
+        "slice",
+        "split",
+        "split_with_sizes",
+        "squeeze",
+        "t",
+        "transpose",
+        "unbind",
+        "unfold",
+        "unsqueeze",
+        "view",
+        "_unsafe_view",
+        "_reshape_alias",
+        "lift_fresh",
+        "empty",
+        "empty_like",
+        "empty_strided",
+        "new_empty",
+        "device",
+    ]
 )
 """Ops that move no numbers: views, and memory that nothing has been written to."""
 
@@ -158,4 +181,3 @@ def _attention_flops(name: str, inputs: list[Any]) -> float:
 
 def _num_bytes(leaf: Any) -> int:
     return leaf.numel() * leaf.element_size() if isinstance(leaf, Tensor) else 0
-

@@ -41,6 +41,7 @@ class LearnedMaps(nn.Module):
         self._plan = plan
         self._fold = foldable(plan.small) and _folding_keeps_the_start(plan)
         self._starts = self._learnable(config.per_layer)
+        self._ties = {key: _tie_ratio(key, start) for key, start in self._starts.items()}
         self._copies: dict[str, Select] = {}
         self.expand, self.reduce, self.depth = nn.ModuleDict(), nn.ModuleDict(), nn.ParameterDict()
         used = {
@@ -53,7 +54,7 @@ class LearnedMaps(nn.Module):
         for key, start in self._starts.items():
             new = start.new_units
             self._make("expand", key, _with_fresh_rows(start), new, config)
-            if _tie_ratio(key, start) is None and key.split(".")[0] in used:
+            if self._ties[key] is None and key.split(".")[0] in used:
                 self._make("reduce", key, start.reduce.matrix(), new, config)
         if config.depth_lr and plan.small.dims.num_layers != plan.target.dims.num_layers:
             for spec in (job.spec for job in plan.jobs if job.source is not None):
@@ -101,7 +102,7 @@ class LearnedMaps(nn.Module):
         """The maps as they stand, as tensors with gradients."""
         spaces = dict(self._plan.maps.spaces)
         for key, start in self._starts.items():
-            expand, ratio = self._learned("expand", key), _tie_ratio(key, start)
+            expand, ratio = self._learned("expand", key), self._ties[key]
             if ratio is not None:
                 reduce = expand.scaled(ratio)
             else:

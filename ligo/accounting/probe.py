@@ -1,0 +1,168 @@
+"""What this machine does per second, measured in about five seconds: its GPU where there is one, else its cores."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ligo.accounting.hardware import Rates
+from ligo.accounting.trace import Trace
+
+_MOST_PRODUCT_FLOPS = 4e9
+"""Of one product while it is measured on a CPU; a GPU takes a hundred times as many."""
+_MOST_NUMBERS = 2**23
+_PARAMETERS = 2**23
+_PIECE_BYTES = 2**26
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes that matter, as far as there is time for them."""
+
+    windows: int
+    length: int
+    width: int
+    ffn: int
+    heads: int
+    vocab: int
+
+
+def measure(shape: Shape, *, seconds: float = 5.0) -> Rates:
+    """The rates of this machine on products, attention and simple ops of these sizes.
+
+    Args:
+        seconds: to spend in all; each rate is the best of the runs that fit into its share.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    share = seconds / 8
+    products = {
+        dtype: _product_rate(shape, getattr(torch, dtype), device, share) for dtype in ("float32", "bfloat16")
+    }
+    op_s = _op_seconds(device, share / 2)
+    return Rates(
+        product_flops={**products, "float16": products["bfloat16"]},
+        attention_flops=_attention_rate(shape, device, share),
+        moved_bytes=_moved_rate(shape, device, 2 * share, op_s),
+        updated=_update_rate(device, share),
+        stored_bytes=_store_rate(share / 2),
+        drawn=_draw_rate(share / 2),
+        op_s=op_s,
+    )
+
+
+def _best_seconds(run: Callable[[], object], seconds: float) -> float:
+    """The fastest of the runs that fit, two at least: the first one warms up."""
+    best, ends, runs = math.inf, time.perf_counter() + seconds, 0
+    while runs < 2 or time.perf_counter() < ends:
+        started = time.perf_counter()
+        run()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        best, runs = min(best, time.perf_counter() - started), runs + 1
+    return best
+
+
+def _product_rate(shape: Shape, dtype: torch.dtype, device: str, seconds: float) -> float:
+    """FLOPs per second of a linear layer's three products, forward and backward."""
+    most = _MOST_PRODUCT_FLOPS * (100 if device == "cuda" else 1)
+    tokens = shape.windows * shape.length
+    too_large = max(1.0, (2 * tokens * shape.width * shape.ffn / most) ** (1 / 3))
+    tokens, width, ffn = (max(1, int(size / too_large)) for size in (tokens, shape.width, shape.ffn))
+    x, y = (torch.randn(tokens, size, device=device, dtype=dtype) for size in (width, ffn))
+    w = torch.randn(ffn, width, device=device, dtype=dtype)
+
+    def run() -> None:
+        F.linear(x, w)
+        y @ w
+        y.T @ x
+
+    return 6 * tokens * width * ffn / _best_seconds(run, seconds)
+
+
+def _attention_rate(shape: Shape, device: str, seconds: float) -> float:
+    """FLOPs per second of fused causal attention, forward and backward, over the full length."""
+    size = max(1, shape.width // shape.heads)
+    windows = max(1, min(shape.windows, _MOST_NUMBERS // (shape.length * shape.width)))
+    sizes = (windows, shape.heads, shape.length, size)
+    q, k, v = (torch.randn(sizes, device=device, requires_grad=True) for _ in range(3))
+
+    def run() -> None:
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        torch.autograd.grad(out, (q, k, v), torch.ones_like(out))
+
+    return 12 * q.numel() * shape.length / _best_seconds(run, seconds)
+
+
+def _moved_rate(shape: Shape, device: str, seconds: float, op_s: float) -> float:
+    """Bytes per second that norms, gates, sums and a softmax over the vocabulary read and write."""
+    tokens = shape.windows * shape.length
+    rows = max(1, min(tokens, _MOST_NUMBERS // max(shape.width, shape.ffn)))
+    x = torch.randn(rows, shape.width, device=device, requires_grad=True)
+    gate, up = (torch.randn(rows, shape.ffn, device=device, requires_grad=True) for _ in range(2))
+    few = max(1, min(tokens, _MOST_NUMBERS // shape.vocab))
+    logits = torch.randn(few, shape.vocab, device=device, requires_grad=True)
+    answers = torch.zeros(few, dtype=torch.long, device=device)
+
+    def run() -> None:
+        hidden = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-5)
+        loss = (hidden + x).sum() + (F.silu(gate) * up).sum() + F.cross_entropy(logits, answers)
+        torch.autograd.grad(loss, (x, gate, up, logits))
+
+    with Trace() as trace:
+        run()
+    trace.close()
+    best = _best_seconds(run, seconds) - trace.num_ops * op_s
+    return trace.moved_bytes / max(best, 1e-9)
+
+
+def _update_rate(device: str, seconds: float) -> float:
+    """Parameters per second that AdamW updates, their gradients clipped first."""
+    parameter = nn.Parameter(torch.zeros(_PARAMETERS, device=device))
+    parameter.grad = torch.ones_like(parameter)
+    optimizer = torch.optim.AdamW([parameter], lr=1e-5)
+
+    def run() -> None:
+        nn.utils.clip_grad_norm_([parameter], 1.0)
+        optimizer.step()
+
+    return _PARAMETERS / _best_seconds(run, seconds)
+
+
+def _op_seconds(device: str, seconds: float) -> float:
+    """Seconds that an op takes which has nothing to do, and its share in the backward pass."""
+    x = torch.zeros(1, device=device, requires_grad=True)
+
+    def run() -> None:
+        y: Tensor = x
+        for _ in range(200):
+            y = y + x
+        y.backward()  # type: ignore[no-untyped-call]
+
+    return _best_seconds(run, seconds) / 400
+
+
+def _store_rate(seconds: float) -> float:
+    """Bytes per second that are hashed and written into the folder for temporary files."""
+    piece = torch.ones(_PIECE_BYTES // 4).numpy().tobytes()
+    with tempfile.TemporaryFile() as file:
+
+        def run() -> None:
+            file.seek(0)
+            hashlib.sha256(piece)
+            file.write(piece)
+
+        return _PIECE_BYTES / _best_seconds(run, seconds)
+
+
+def _draw_rate(seconds: float) -> float:
+    """Random numbers per second, on one core."""
+    generator, into = torch.Generator(), torch.empty(2**18)
+    return into.numel() / _best_seconds(lambda: into.normal_(generator=generator), seconds)
