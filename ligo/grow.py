@@ -57,7 +57,7 @@ def grow(config: GrowConfig, config_yaml: str) -> None:
     check_extras(config)
     check_training_fits(config)
     inner = read_growths(config)
-    config = before_training(config, inner)
+    asked, config = config, before_training(config, inner)
     known = known_config(config.small)
     announced = None
     if known is not None:
@@ -74,7 +74,7 @@ def grow(config: GrowConfig, config_yaml: str) -> None:
     joined_before = distributed.is_started()  # by the program that calls this
     run_config = yaml.safe_load(config_yaml)
     digest = config_hash(run_config)
-    run = Run(run_folder(config, digest))
+    run = Run(run_folder(asked, digest))
     check_stage_order(config, run.stage_results())
     if config.small.shape:
         from ligo.small import check_data, train_small
@@ -157,7 +157,8 @@ def check_inputs(
     if not run.grown.exists():
         inside = disk_bytes(plan_growths(first_model(config, plan), inner))
         needed = plan_json(config, plan)["bytes"]["disk"] + moment_bytes + inside
-        check_free_disk(run.folder, needed - unfinished_bytes(run.grown))
+        there = sum(file.stat().st_size for file in run.folder.glob("growth-*/*/*"))
+        check_free_disk(run.folder, needed - there - unfinished_bytes(run.grown))
 
 
 def check_learning_inputs(checkpoint: Checkpoint, plan: GrowthPlan, config: GrowConfig) -> None:

@@ -167,18 +167,18 @@ def schedule_text(config: GrowConfig, plan: GrowthPlan, growths: Sequence[Growth
         return ""
     plans = plan_growths(first_model(config, plan), growths)
     length, lines = config.data.sequence_length, ["", "Growth inside the run:"]
-    for growth, plan in zip(growths, plans, strict=True):
+    for growth, inner in zip(growths, plans, strict=True):
         operator = growth.operator.name
         if growth.operator.init:
             operator += f", learned from {growth.operator.init}"
-        small, target = plan.small.dims, plan.target.dims
+        small, target = inner.small.dims, inner.target.dims
         lines += [
             f"  at {units.si(growth.at_tokens, 'token')}s: {growth.target.name}, operator {operator}, "
             f"moments {growth.operator.optimizer_state}",
             f"    width {small.hidden_size} -> {target.hidden_size}, layers {small.num_layers} -> {target.num_layers}, "
-            f"parameters {plan.small.num_parameters:,} -> {plan.target.num_parameters:,}, "
-            f"{units.flops(model_flops(plan.target, length).training)} per training token",
-            f"    {'exact' if plan.exactness.exact else 'not exact'}: {plan.exactness.reason}",
+            f"parameters {inner.small.num_parameters:,} -> {inner.target.num_parameters:,}, "
+            f"{units.flops(model_flops(inner.target, length).training)} per training token",
+            f"    {'exact' if inner.exactness.exact else 'not exact'}: {inner.exactness.reason}",
         ]
     total = units.flops(training_flops(config, growths, plans))
     return "\n".join([*lines, f"  training on {units.si(config.train.max_tokens, 'token')}s in all: {total}"])

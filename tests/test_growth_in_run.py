@@ -21,7 +21,7 @@ from ligo.core.errors import ConfigError
 from ligo.plan import known_config, make_plan
 from ligo.reports.collect import load_run
 from ligo.reports.figures import loss_chart
-from ligo.schedule import before_training, first_model, plan_growths, read_growths
+from ligo.schedule import before_training, first_model, plan_growths, read_growths, schedule_text
 from tests.conftest import REPO
 from tests.test_commands import run
 
@@ -188,6 +188,19 @@ def test_grown_moments_are_those_of_the_engine_by_the_maps(whole: Path) -> None:
         assert float(before.get_tensor(name).max()) > 0
     with safe_open(whole / "growth-2" / "small" / "optimizer.safetensors", "pt") as later:
         assert later.metadata()["step"] == "9"
+
+
+def test_the_small_models_own_moments_go_on_too(
+    whole: Path, command: tuple[str, ...], tmp_path: Path
+) -> None:
+    from safetensors import safe_open
+
+    arguments = (*command, *INSIDE, "operator.optimizer_state=grow", "stages=[train]", f"run.dir={tmp_path}")
+    assert run(grow, *arguments) == 0
+    with safe_open(tmp_path / "growth-1" / "small" / "optimizer.safetensors", "pt") as file:
+        assert file.metadata()["step"] == "12"  # 8 of the small model's training, 4 here
+    assert records(tmp_path)[1]["train/loss"] == records(whole)[1]["train/loss"]
+    assert records(tmp_path)[2]["train/loss"] != records(whole)[2]["train/loss"]
 
 
 # --- interrupted --------------------------------------------------------------------------------------------
@@ -441,3 +454,4 @@ def test_presets_plan_to_their_target(name: str) -> None:
     plans = plan_growths(first_model(config, plan), growths)
     assert plans[-1].target.dims.num_layers == config.target.num_hidden_layers
     assert all(plan.exactness.exact for plan in plans) == (name == "staged")
+    assert schedule_text(config, plan, growths).count("\n  at ") == len(growths)
