@@ -50,7 +50,7 @@ GPT2 = {
     "activation_function": "gelu", "pad_token_id": None, "bos_token_id": 0, "eos_token_id": 0,
 }  # fmt: skip
 LR, DECAY, BETAS, CLIP = 1e-3, 0.1, (0.9, 0.95), 1.0
-WARM, STEPS = 3, 30
+WARM, STEPS = 3, 16
 
 Loop = Callable[[Callable[[], None]], None]
 """Makes WARM + STEPS steps of a fresh model, and calls what it is given at the end of each."""
