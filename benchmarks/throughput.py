@@ -3,9 +3,9 @@
     python -m benchmarks.throughput [NANOGPT]
 
 NANOGPT: a checkout of nanoGPT (github.com/karpathy/nanoGPT), by default the folder that the variable of this name names;
-its model and optimiser are used as they are, and the body of its loop is written out here (train.py is a script). All
-contenders train the same sizes on the same tokens with fused AdamW, take turns, and are timed in CPU seconds of one thread
-over whole steps, the first ones left out. Figures go to benchmarks/results/throughput.json.
+its model and optimiser are used as they are, and the body of its loop is written out here (train.py is a script). Two loops
+train the same sizes on tokens of the same kind with fused AdamW, and take a step each in turn; counted is the median step, in
+CPU seconds of its thread, of all that a loop does between the ends of two steps. Figures go to benchmarks/results/throughput.json.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ import os
 import statistics
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from contextlib import redirect_stdout
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -48,24 +50,37 @@ GPT2 = {
     "activation_function": "gelu", "pad_token_id": None, "bos_token_id": 0, "eos_token_id": 0,
 }  # fmt: skip
 LR, DECAY, BETAS, CLIP = 1e-3, 0.1, (0.9, 0.95), 1.0
-WARM, STEPS, ROUNDS = 2, 8, 5
+WARM, STEPS = 3, 16
 
-Contender = Callable[[], float]
-"""Runs WARM + STEPS steps of a fresh model; CPU seconds of the last STEPS."""
+Loop = Callable[[Callable[[], None]], None]
+"""Makes WARM + STEPS steps of a fresh model, and calls what it is given at the end of each."""
 
 
-class Clock:
-    """CPU seconds between the ends of two steps."""
+class Turns:
+    """Loops in threads of their own that take one step each in turn, so that what disturbs one disturbs the other."""
 
-    def __init__(self) -> None:
-        self._ends: list[float] = []
+    def __init__(self, *names: str) -> None:
+        self._waiting, self._changed = list(names), threading.Condition()
+        self._ends: dict[str, list[float]] = {name: [] for name in names}
 
-    def step_ended(self) -> None:
-        self._ends.append(time.process_time())
+    def step_ended(self, name: str) -> None:
+        """Called by a loop at the end of each step; goes on when all others have made theirs."""
+        self._ends[name].append(time.thread_time())
+        with self._changed:
+            self._waiting.remove(name)
+            self._waiting.append(name)
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._waiting[0] == name)
 
-    @property
-    def seconds(self) -> float:
-        return self._ends[WARM + STEPS - 1] - self._ends[WARM - 1]
+    def left(self, name: str) -> None:
+        with self._changed:
+            self._waiting.remove(name)
+            self._changed.notify_all()
+
+    def tokens_per_s(self, name: str) -> float:
+        """The median step's, after WARM of them, in CPU seconds of its thread."""
+        ends = self._ends[name][WARM - 1 : WARM + STEPS]
+        return WINDOWS * LENGTH / statistics.median(np.diff(ends))
 
 
 class Tokens:
@@ -82,44 +97,41 @@ class Tokens:
 class Timed(JsonlTracker):
     """The tracker that a run has anyway, which the loop calls at the end of every step."""
 
-    def __init__(self, folder: Path, clock: Clock) -> None:
+    def __init__(self, folder: Path, step_ended: Callable[[], None]) -> None:
         super().__init__(folder / "metrics.jsonl", folder / "summary.json")
-        self._clock = clock
+        self._step_ended = step_ended
 
     def log(self, record: dict[str, Any]) -> None:
         super().log(record)
         if "train/loss" in record:
-            self._clock.step_ended()
+            self._step_ended()
 
 
-def ours(model_config: dict[str, Any], tokens: Tokens) -> float:
+def ours(model_config: dict[str, Any], tokens: Tokens, step_ended: Callable[[], None]) -> None:
     """Our own loop with the plain engine, and a step more, whose evaluation and checkpoint are not the contest."""
     config = TrainConfig(
         max_tokens=(WARM + STEPS + 1) * WINDOWS * LENGTH, batch_tokens=WINDOWS * LENGTH, lr=LR, weight_decay=DECAY,
         beta1=BETAS[0], beta2=BETAS[1], clip=CLIP, engine="torch", evaluate_every=10**9, save_every=10**9,
     )  # fmt: skip
-    clock, family = Clock(), family_of(model_config)
+    family = family_of(model_config)
     engine = make_engine(
         fresh_model(model_config, 0), make_objective(family), config, batch_shape(config, LENGTH, 1), {}
     )
 
-    with tempfile.TemporaryDirectory() as folder, redirect_stdout(StringIO()):
+    with tempfile.TemporaryDirectory() as folder:
         train(
             engine, arm="bench", batches=tokens, validation=[tokens[0][:1]], config=config, flops_per_token=1.0,
-            tracker=Timed(Path(folder), clock), checkpoints=Path(folder) / "checkpoints", config_hash="bench",
+            tracker=Timed(Path(folder), step_ended), checkpoints=Path(folder) / "checkpoints", config_hash="bench",
         )  # fmt: skip
-    return clock.seconds
 
 
-def trainer(model_config: dict[str, Any], tokens: Tokens) -> float:
+def trainer(model_config: dict[str, Any], tokens: Tokens, step_ended: Callable[[], None]) -> None:
     """transformers.Trainer, all that is optional off."""
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
-    clock = Clock()
-
     class AtEnd(TrainerCallback):  # type: ignore[misc]
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            clock.step_ended()
+            step_ended()
 
     windows = np.concatenate([tokens[step] for step in range(WARM + STEPS)])[:, :-1]
     data = [{"input_ids": torch.from_numpy(w), "labels": torch.from_numpy(w)} for w in windows]
@@ -130,12 +142,10 @@ def trainer(model_config: dict[str, Any], tokens: Tokens) -> float:
             adam_beta2=BETAS[1], max_grad_norm=CLIP, optim="adamw_torch_fused", save_strategy="no", report_to="none",
             disable_tqdm=True, dataloader_pin_memory=False,
         )  # fmt: skip
-        with redirect_stdout(StringIO()):
-            Trainer(fresh_model(model_config, 0), arguments, train_dataset=data, callbacks=[AtEnd()]).train()
-    return clock.seconds
+        Trainer(fresh_model(model_config, 0), arguments, train_dataset=data, callbacks=[AtEnd()]).train()
 
 
-def nanogpt(folder: Path, tokens: Tokens) -> float:
+def nanogpt(folder: Path, tokens: Tokens, step_ended: Callable[[], None]) -> None:
     """The body of nanoGPT's loop: train.py, from `get_batch` to `zero_grad`, for one CPU process without gradient scaling."""
     spec = importlib.util.spec_from_file_location("nanogpt_model", folder / "model.py")
     assert spec is not None and spec.loader is not None
@@ -143,20 +153,19 @@ def nanogpt(folder: Path, tokens: Tokens) -> float:
     sys.modules["nanogpt_model"] = module
     spec.loader.exec_module(module)
     torch.manual_seed(0)
-    with redirect_stdout(StringIO()):
-        model = module.GPT(
-            module.GPTConfig(
-                block_size=LENGTH,
-                vocab_size=VOCAB,
-                n_layer=LAYERS,
-                n_head=HEADS,
-                n_embd=WIDTH,
-                dropout=0.0,
-                bias=True,
-            )
+    model = module.GPT(
+        module.GPTConfig(
+            block_size=LENGTH,
+            vocab_size=VOCAB,
+            n_layer=LAYERS,
+            n_head=HEADS,
+            n_embd=WIDTH,
+            dropout=0.0,
+            bias=True,
         )
-        # its own choice is a fused AdamW on "cuda" alone; torch has one for CPUs by now
-        optimizer = model.configure_optimizers(DECAY, LR, BETAS, "cuda")
+    )
+    # its own choice is a fused AdamW on "cuda" alone; torch has one for CPUs by now
+    optimizer = model.configure_optimizers(DECAY, LR, BETAS, "cuda")
 
     def get_batch() -> tuple[torch.Tensor, torch.Tensor]:
         starts = torch.randint(len(tokens.tokens) - LENGTH, (WINDOWS,))
@@ -168,7 +177,6 @@ def nanogpt(folder: Path, tokens: Tokens) -> float:
         )
         return x, y
 
-    clock = Clock()
     x, y = get_batch()
     for _ in range(WARM + STEPS):
         for group in optimizer.param_groups:
@@ -180,33 +188,38 @@ def nanogpt(folder: Path, tokens: Tokens) -> float:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         loss.item()
-        clock.step_ended()
-    return clock.seconds
+        step_ended()
 
 
-def compare(contenders: dict[str, Contender]) -> dict[str, dict[str, float]]:
-    """Tokens per CPU second of each: the median of ROUNDS in which they take turns."""
-    rates: dict[str, list[float]] = {name: [] for name in contenders}
-    for number in range(ROUNDS):
-        names = list(contenders) if number % 2 else list(reversed(contenders))
-        for name in names:
-            rates[name].append(STEPS * WINDOWS * LENGTH / contenders[name]())
-    return {
-        name: {"tokens_per_s": statistics.median(found), "lowest": min(found), "highest": max(found)}
-        for name, found in rates.items()
-    }
+def compare(own: Loop, others_name: str, others: Loop) -> tuple[float, dict[str, float]]:
+    """How many times as fast as the other loop ours is, and tokens per CPU second of both."""
+    turns = Turns("ligo", others_name)
+
+    def run(name: str, loop: Loop) -> None:
+        torch.set_num_threads(1)
+        try:
+            loop(lambda: turns.step_ended(name))
+        finally:
+            turns.left(name)
+
+    second = threading.Thread(target=run, args=(others_name, others))
+    with redirect_stdout(StringIO()):  # the last line of this program is its result
+        second.start()
+        run("ligo", own)  # in the main thread, where stop signals are received
+        second.join()
+    found = {name: turns.tokens_per_s(name) for name in ("ligo", others_name)}
+    return found["ligo"] / found[others_name], found
 
 
 def trainer_rows() -> tuple[dict[str, Any], dict[str, Any]]:
     """Against transformers.Trainer, on a LLaMA."""
     tokens = Tokens()
-    found = compare({"ligo": lambda: ours(LLAMA, tokens), "Trainer": lambda: trainer(LLAMA, tokens)})
-    ratio = found["ligo"]["tokens_per_s"] / found["Trainer"]["tokens_per_s"]
+    ratio, found = compare(partial(ours, LLAMA, tokens), "Trainer", partial(trainer, LLAMA, tokens))
     parameters = family_of(LLAMA).num_parameters
     return {
         "tokens per second / those of transformers.Trainer, LLaMA": row(ratio, ">= 1.0", ratio >= 1.0),
         "model FLOPs utilisation": row(None, "GPU", None),
-    }, {"parameters": parameters, **found}
+    }, {"parameters": parameters, "tokens_per_s": found}
 
 
 def nanogpt_rows(folder: Path | None) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -215,9 +228,11 @@ def nanogpt_rows(folder: Path | None) -> tuple[dict[str, Any], dict[str, Any]]:
     if folder is None or not (folder / "model.py").is_file():
         return {name: row(None, ">= 1.0", None)}, {"absent": "no checkout of nanoGPT was given"}
     tokens = Tokens()
-    found = compare({"ligo": lambda: ours(GPT2, tokens), "nanoGPT": lambda: nanogpt(folder, tokens)})
-    ratio = found["ligo"]["tokens_per_s"] / found["nanoGPT"]["tokens_per_s"]
-    return {name: row(ratio, ">= 1.0", ratio >= 1.0)}, {"parameters": family_of(GPT2).num_parameters, **found}
+    ratio, found = compare(partial(ours, GPT2, tokens), "nanoGPT", partial(nanogpt, folder, tokens))
+    return {name: row(ratio, ">= 1.0", ratio >= 1.0)}, {
+        "parameters": family_of(GPT2).num_parameters,
+        "tokens_per_s": found,
+    }
 
 
 def main() -> None:

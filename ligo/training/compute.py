@@ -92,6 +92,9 @@ def _check_stage(config: TrainConfig, stage: int) -> None:
 def set_up(model: Any, config: TrainConfig, family: Family) -> None:
     """Prepare a stock model for training as the options say; nothing is changed that would be saved.
 
+    Args:
+        family: of the model, in any size.
+
     Raises:
         ConfigError: this model cannot.
     """

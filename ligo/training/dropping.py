@@ -101,9 +101,8 @@ def check_dropping(config: TrainConfig, family: Family) -> None:
 class _Dropping:
     """Which layers the running step keeps, and with which probability it did so."""
 
-    def __init__(self, config: TrainConfig, family: Family) -> None:
-        self._config, self._num_layers = config, family.dims.num_layers
-        self.rescales = not family.post_norm
+    def __init__(self, config: TrainConfig, num_layers: int, rescales: bool) -> None:
+        self._config, self._num_layers, self.rescales = config, num_layers, rescales
         self.start(0)
 
     def start(self, step: int) -> None:
@@ -123,12 +122,15 @@ def start_step(model: nn.Module, step: int) -> None:
 def install_dropping(model: Any, config: TrainConfig, family: Family) -> None:
     """Let the layers of a stock model drop what `config` says while it is in training mode.
 
+    Args:
+        family: of the model, in any size.
+
     Raises:
         ConfigError: the model cannot.
     """
     check_dropping(config, family)
     layers = layers_of(model, "train.layer_drop" if config.layer_drop else "train.token_drop")
-    dropping = _DROPPING[model] = _Dropping(config, family)
+    dropping = _DROPPING[model] = _Dropping(config, len(layers), rescales=not family.post_norm)
     for number, layer in enumerate(layers):
         drops_tokens = config.token_drop > 0 and 0 < number < len(layers) - 1
         layer.forward = _dropping_forward(layer, number, dropping, config if drops_tokens else None)

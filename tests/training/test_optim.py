@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +15,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ligo.core import distributed
 from ligo.core.errors import ConfigError
+from ligo.data.loader import rank_slice
 from ligo.families.base import family_of
 from ligo.training.compute import check_fits
 from ligo.training.config import TrainConfig, batch_shape, check, check_moments
@@ -19,7 +25,7 @@ from ligo.training.engine import Engine, make_engine
 from ligo.training.models import fresh_model
 from ligo.training.objectives import make_objective
 from ligo.training.optim import MuonWithAdamW, RewarmingAdamW, make_optimizer, set_rate
-from tests.conftest import tiny_config
+from tests.conftest import REPO, tiny_config
 from tests.training.arms import CONFIG, LENGTH, SyntheticWindows, records, run_arm
 from tests.training.test_moments import some_moments
 
@@ -37,7 +43,8 @@ BETAS, DECAY, STEPS, REWARM = (0.9, 0.999), 0.1, 12, 5
 def engine_of(config: TrainConfig, stage: int = 0) -> Engine:
     keys = {"zero_optimization": {"stage": stage, "stage3_param_persistence_threshold": 10}}
     model = fresh_model(FAMILY.config, seed=0)
-    return make_engine(model, make_objective(FAMILY), config, batch_shape(config, LENGTH, 1), keys)
+    shape = batch_shape(config, LENGTH, distributed.world_size())
+    return make_engine(model, make_objective(FAMILY), config, shape, keys)
 
 
 # --- new coordinates begin anew --------------------------------------------------------------------------
@@ -103,10 +110,12 @@ def rewarmed(config: TrainConfig, stage: int = 0) -> Engine:
         name: (first.masked_fill(new[name], 0.0), second.masked_fill(new[name], 0.0))
         for name, (first, second) in some_moments().items()
     }
-    engine.load_moments(7, moments, SyntheticWindows()[0], new)
+    first = rank_slice(SyntheticWindows()[0], distributed.rank(), distributed.world_size())
+    engine.load_moments(7, moments, first, new)
     return engine
 
 
+STAGES = (0, 1, 2, 3)
 REWARMING = replace(CONFIG, rewarm_steps=3, beta2=0.999)
 
 
@@ -122,7 +131,7 @@ def rewarmed_losses() -> list[float]:
     return losses
 
 
-@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+@pytest.mark.parametrize("stage", STAGES)
 def test_new_coordinates_begin_anew_under_every_zero_stage(
     stage: int, rewarmed_losses: list[float], tmp_path: Path
 ) -> None:
@@ -136,6 +145,20 @@ def test_new_coordinates_begin_anew_under_every_zero_stage(
     losses += [again.step(SyntheticWindows()[step], CONFIG.lr)[0] for step in range(3, 6)]
     again.close()
     assert losses == pytest.approx(rewarmed_losses, abs=SAME)
+
+
+def test_two_ranks_share_new_coordinates_out(rewarmed_losses: list[float]) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        environment.pop(name, None)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
+               "-m", "tests.training.rewarming_ranks"]  # fmt: skip
+    done = subprocess.run(command, cwd=REPO, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert [one["stage"] for one in found] == list(STAGES)
+    for one in found:
+        assert one["losses"] == pytest.approx(rewarmed_losses, abs=SAME)
 
 
 def test_an_arm_with_new_coordinates_resumes_exactly(rewarmed_losses: list[float], tmp_path: Path) -> None:
