@@ -16,8 +16,8 @@ def document_starts(tokens: Tensor, marks: Marks) -> Tensor:
     starts = torch.zeros_like(tokens, dtype=torch.bool)
     if marks.before:
         starts |= tokens == marks.before[0]
-    else:
-        starts[:, 1:] = tokens[:, :-1] == marks.after[-1]
+    if marks.after:
+        starts[:, 1:] |= tokens[:, :-1] == marks.after[-1]
     starts[:, 0] = True
     return starts
 

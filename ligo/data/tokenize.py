@@ -92,7 +92,11 @@ def _open_or_make(config: DataConfig, tokenizer: Any, facts: Facts, vocab_size: 
 def _locked(aside: Path) -> Iterator[Path | None]:
     """The folder of work that is not finished, for this process alone; None if another has finished it meanwhile."""
     aside.mkdir(parents=True, exist_ok=True)
-    handle = os.open(aside, os.O_RDONLY)
+    try:
+        handle = os.open(aside, os.O_RDONLY)
+    except FileNotFoundError:  # finished just now
+        yield None
+        return
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

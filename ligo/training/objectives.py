@@ -107,7 +107,11 @@ class CausalLM(TextObjective):
 
     @cached_property
     def _marks(self) -> Marks:
-        return boundary_tokens(self.tokenizer)
+        """The boundary tokens, and EOS where a tokenizer only puts BOS: others' corpora end documents with it."""
+        marks, eos = boundary_tokens(self.tokenizer), self.tokenizer.eos_token_id
+        if marks.after or eos in (None, *marks.before):
+            return marks
+        return Marks(marks.before, [eos])
 
     def loss(self, run: Run, batch: Tensor) -> Tensor:
         if self.attend == "within":

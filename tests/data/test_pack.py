@@ -36,6 +36,9 @@ def test_where_documents_begin() -> None:
     starts = document_starts(tokens, Marks(before=[BEGIN], after=[]))
     assert starts.int().tolist() == [[1, 1, 0, 0, 1, 1, 0]]
     assert positions_within(starts).tolist() == [[0, 0, 1, 2, 0, 0, 1]]
+    tokens = torch.tensor([[5, END, BEGIN, 6, END, 7, 8]])
+    starts = document_starts(tokens, Marks(before=[BEGIN], after=[END]))
+    assert starts.int().tolist() == [[1, 0, 1, 0, 0, 1, 0]]
 
 
 def test_who_sees_whom() -> None:
