@@ -6,12 +6,13 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from typing import Any
 
 from ligo.config import (
-    GROUPS,
-    GrowConfig,
+    GROW,
+    Options,
     check_choices,
-    compose,
+    compose_options,
     conf_dir,
     options,
     register_schemas,
@@ -21,11 +22,11 @@ from ligo.core import distributed
 from ligo.core.errors import EXIT_INTERRUPTED, EXIT_PREEMPTED, Interrupted, LigoError
 from ligo.core.libraries import share_cores
 
-Task = Callable[[GrowConfig, str], None]
+Task = Callable[[Any, str], None]
 """A command's work: the config, and the same as resolved YAML."""
 
 
-def main(task: Task, description: str, examples: tuple[str, ...]) -> None:
+def main(task: Task, description: str, examples: tuple[str, ...], command: Options = GROW) -> None:
     """Compose the config from sys.argv, run the task, and exit with the documented code."""
     share_cores()
     for number in (signal.SIGTERM, signal.SIGUSR1):  # what clusters send before they take the machine away
@@ -33,13 +34,13 @@ def main(task: Task, description: str, examples: tuple[str, ...]) -> None:
     # deepspeed's launcher appends --local_rank=N; the LOCAL_RANK variable says the same
     arguments = [a for a in sys.argv[1:] if not a.startswith("--local_rank")]
     if {"-h", "--help"} & set(arguments):
-        print(help_text(description, examples))
+        print(help_text(description, examples, command))
         sys.exit(0)
     try:
         if {"-m", "--multirun"} & set(arguments):
-            _multirun(task, arguments)
+            _multirun(task, arguments, command)
         else:
-            task(*compose(arguments))
+            task(*compose_options(arguments, command))
     except LigoError as error:
         _complain(f"{type(error).__name__}: {error}")
         sys.exit(error.exit_code)
@@ -58,7 +59,7 @@ def _preempted(number: int, _frame: object) -> None:
     )
 
 
-def _multirun(task: Task, arguments: list[str]) -> None:
+def _multirun(task: Task, arguments: list[str], command: Options) -> None:
     """Hand a sweep (-m, comma lists, launchers) to Hydra; each job is one ordinary run."""
     import hydra
     from hydra.core.global_hydra import GlobalHydra
@@ -69,7 +70,7 @@ def _multirun(task: Task, arguments: list[str]) -> None:
         outer = GlobalHydra.instance().hydra
         GlobalHydra.instance().clear()  # composing our checked config needs Hydra for itself
         try:
-            config = compose(overrides)
+            config = compose_options(overrides, command)
         finally:
             GlobalHydra.instance().clear()
             GlobalHydra.instance().hydra = outer
@@ -77,23 +78,25 @@ def _multirun(task: Task, arguments: list[str]) -> None:
 
     for argument in arguments:
         if not argument.startswith("-") and not argument.startswith("hydra"):
-            check_choices(argument)
-    register_schemas()
-    sys.argv[1:] = strip_plus(arguments)
+            check_choices(argument, command.groups)
+    register_schemas(command)
+    sys.argv[1:] = strip_plus(arguments, command.groups)
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-    hydra.main(config_path=str(conf_dir()), config_name="grow", version_base="1.3")(job)()
+    hydra.main(config_path=str(conf_dir()), config_name=command.root, version_base="1.3")(job)()
 
 
-def help_text(description: str, examples: tuple[str, ...]) -> str:
+def help_text(description: str, examples: tuple[str, ...], command: Options) -> str:
     """Usage, groups with their options, every key with its default, examples."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from omegaconf import OmegaConf
 
-    register_schemas()
+    register_schemas(command)
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        defaults = OmegaConf.to_yaml(hydra_compose("grow"), resolve=True)
-    groups = "\n".join(f"  {group:<11}{', '.join(options(group))}" for group in GROUPS if options(group))
+        defaults = OmegaConf.to_yaml(hydra_compose(command.root), resolve=True)
+    groups = "\n".join(
+        f"  {group:<11}{', '.join(options(group))}" for group in command.groups if options(group)
+    )
     shown = "\n".join(f"  {example}" for example in examples)
     return (
         f"{description}\n\nExamples:\n{shown}\n\nGroups, as group=name (a plus in front is allowed):\n{groups}\n\n"
