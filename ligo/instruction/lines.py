@@ -25,7 +25,7 @@ class JsonLines:
         """
         self.path = path
         try:
-            self._file = open(path, "a+b")  # noqa: SIM115  open as long as the run
+            self._file = open(path, "ab", buffering=0)  # noqa: SIM115  open as long as the run
             self._cut_to(_end_of_last_line(path))
         except OSError as error:
             raise disk_full(error, path, kept=True) from error
@@ -62,8 +62,9 @@ class JsonLines:
         """
         try:
             for record in records:
-                self._file.write(json.dumps(record, ensure_ascii=False).encode(errors="replace") + b"\n")
-                self._file.flush()
+                line = json.dumps(record, ensure_ascii=False).encode(errors="replace") + b"\n"
+                while line:  # one write, unless the disk is filling up
+                    line = line[self._file.write(line) :]
             os.fsync(self._file.fileno())
         except OSError as error:
             raise disk_full(error, self.path, kept=True) from error

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ligo.core.errors import CheckpointError, ConfigError
 from ligo.instruction.config import TeacherConfig
 from ligo.instruction.prompt import Request
@@ -73,7 +75,7 @@ class LocalTeacher:
                 f"a prompt has {width} tokens, but the model takes {room}, prompt and completion together.\n"
                 "  Try: prompt.shown=1, or a teacher with a longer context"
             )
-        torch.manual_seed((self._seed << 32) + batch[0].number)
+        torch.manual_seed(self._draw(batch[0].number))
         sampling: dict[str, Any] = {"do_sample": False}
         if self._config.temperature > 0:
             sampling = {
@@ -94,6 +96,10 @@ class LocalTeacher:
             yield self._completion(
                 request, int(inputs["attention_mask"][row].sum()), made[row, width:].tolist()
             )
+
+    def _draw(self, number: int) -> int:
+        """A seed of 32 bits, which is all that torch's generator on the CPU looks at."""
+        return int(np.random.SeedSequence([self._seed % 2**64, number]).generate_state(1)[0])
 
     def _text(self, prompt: str) -> str:
         """The prompt as the model wants it: as a chat where it has a template for that."""
