@@ -186,7 +186,8 @@ def test_published_instructions_are_read_whole(tokenizer: Any) -> None:
     folder = SHARED_DATA / "alpaca-5k"
     if not folder.is_dir():
         pytest.skip("the Alpaca sample is not beside this checkout (../shared/data)")
-    raw = [json.loads(line) for line in gzip.open(folder / "valid.jsonl.gz", "rt", encoding="utf-8")]
+    with gzip.open(folder / "valid.jsonl.gz", "rt", encoding="utf-8") as lines:
+        raw = [json.loads(line) for line in lines]
     examples = read_examples(folder / "valid.jsonl.gz")
     filled = [record for record in raw if record["output"].strip()]
     assert [example.response for example in examples.items] == [record["output"] for record in filled]
