@@ -8,7 +8,7 @@ from typing import Any
 
 from ligo.command import main
 from ligo.config import Options
-from ligo.core.errors import DataError
+from ligo.core.errors import DataError, check_installed
 from ligo.core.log import say
 from ligo.instruction.config import InstructConfig, TeacherConfig, check
 
@@ -35,6 +35,7 @@ def instruct(config: InstructConfig, config_yaml: str) -> None:
     from ligo.instruction.seeds import read_seeds
     from ligo.instruction.teachers.base import TEACHERS
 
+    check_installed("rapidfuzz", extra="instruct", why="comparing instructions by ROUGE-L")
     seeds = read_seeds(config.prompt.seeds)
     prompts = Prompts(seeds, config.prompt, config.seed)
     teacher = TEACHERS.get(config.teacher.name)(config.teacher, config.seed)

@@ -28,7 +28,7 @@ class TeacherConfig:
     top_p: float = 1.0
     """Samples from the likeliest tokens that together have this probability."""
     max_tokens: int = 3072
-    """Longest completion."""
+    """Longest completion; max_cost reckons with it."""
     concurrency: int = 8
     """openai: requests in flight. local: prompts in one batch."""
     max_retries: int = 8

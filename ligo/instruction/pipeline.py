@@ -55,6 +55,7 @@ class Generation:
         """Not judged yet."""
         self._under_way: dict[int, float] = {}
         """Requests that were sent, and what each can cost at most."""
+        self._no_more = False
         self._num_judged = self._num_kept = self._num_arrived = self._fruitless = 0
         self._take_up()
 
@@ -91,6 +92,7 @@ class Generation:
                 del self._under_way[completion.request]
                 self._arrived[completion.request] = completion
                 bar.advance(self._judge(), note=f"cost {self.cost:.2f}" if self.cost else "")
+        self._no_more = True
 
     def close(self) -> None:
         for file in (self._completions, self._instructions, self._provenance):
@@ -107,11 +109,15 @@ class Generation:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """Counts and costs of the run so far, over all its starts."""
+        """Counts and costs of the run so far, over all its starts.
+
+        `ended_by` is count, patience, max_cost, or teacher where it had no more; null where the run goes on.
+        """
+        too_dear = self._too_dear(self._prompts[self._next_number()])
         return {
             "instructions": self._num_kept,
             "requests": self._num_judged,
-            "ended_by": self._ended_by or "the teacher has no more, or was stopped",
+            "ended_by": self._ended_by or ("max_cost" if too_dear else "teacher" if self._no_more else None),
             "dropped": dict(sorted(self._dropped.items())),
             "completions": self._num_arrived,
             "tokens": {"prompt": self._tokens["prompt"], "completion": self._tokens["completion"]},
@@ -122,23 +128,19 @@ class Generation:
 
     @property
     def _ended_by(self) -> str | None:
-        """The limit that ends the run, or None."""
+        """What the judged completions end the run by, or None."""
         if self._num_kept >= self._config.count:
             return "count"
         if self._fruitless >= self._config.patience:
             return "patience"
-        if not self._under_way and self._too_dear(self._prompts[self._next_number()]):
-            return "max_cost"
         return None
 
     def _next_request(self) -> Request | None:
         """What to ask next; None where nothing may be asked before more has arrived, or at all."""
         number = self._next_number()
-        ahead = number - self._num_judged >= _AHEAD * self._config.teacher.concurrency
-        if ahead or self._ended_by is not None:
-            return None
         request = self._prompts[number]
-        if self._too_dear(request):
+        ahead = number - self._num_judged >= _AHEAD * self._config.teacher.concurrency
+        if ahead or self._ended_by is not None or self._too_dear(request):
             return None
         self._under_way[number] = self._most(request)
         return request
@@ -170,7 +172,7 @@ class Generation:
     def _judge(self) -> int:
         """Judge what has arrived, as far as it goes without a gap; how many instructions were kept."""
         before = self._num_kept
-        while self._ended_by not in ("count", "patience") and self._num_judged in self._arrived:
+        while self._ended_by is None and self._num_judged in self._arrived:
             kept, line = self._judged(self._arrived.pop(self._num_judged))
             self._instructions.append(asdict(task) for task in kept)
             self._provenance.append([line])

@@ -85,6 +85,7 @@ def test_a_run_can_be_replayed_with_other_filters(recording: Path, tmp_path: Pat
         for name in ("one", "same", "other")
     )
     assert one == same
+    assert json.loads((tmp_path / "other" / "summary.json").read_text())["ended_by"] == "teacher"
     assert 0 < len(other) < len(one)
 
 
@@ -139,6 +140,21 @@ def test_wrong_input_is_refused_before_anything_is_written(
     assert run(*arguments, f"run.dir={tmp_path / 'run'}") in (2, 3)
     message = capsys.readouterr().err
     assert re.search(words, message), message
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("package", "teacher"), [("rapidfuzz", "replay"), ("openai", "openai")])
+def test_a_missing_package_is_said_with_what_installs_it(
+    package: str,
+    teacher: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    assert run(f"teacher={teacher}", f"run.dir={tmp_path / 'run'}") == 2
+    message = capsys.readouterr().err
+    assert f"'{package}', which is not installed" in message and "pip install 'ligo[instruct]'" in message
     assert not (tmp_path / "run").exists()
 
 

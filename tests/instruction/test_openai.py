@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +19,7 @@ from ligo.core.errors import ConfigError, Interrupted, LigoError
 from ligo.instruction.config import TeacherConfig
 from ligo.instruction.prompt import Request
 from ligo.instruction.teachers.base import TEACHERS, Completion
+from tests.conftest import REPO
 from tests.instruction.recording import default_prompts
 
 pytest.importorskip("openai")
@@ -221,3 +226,34 @@ def test_what_is_missing_is_said(serve: Callable[..., Endpoint], config: dict[st
     endpoint = serve(lambda body, tries: answer("x"))
     with pytest.raises(ConfigError, match=words):
         ask(endpoint, 1, **config)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_a_stop_from_outside_does_not_wait_for_answers_and_loses_none_that_came(
+    serve: Callable[..., Endpoint], tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    def hanging(body: dict[str, Any], tries: int) -> Answer:
+        if len(endpoint.seen) > 2:
+            time.sleep(60)
+        return answer(
+            '{"instruction": "Name three old rivers.", "input": "", "output": "Nile, Indus, Tigris"}'
+        )
+
+    endpoint = serve(hanging)
+    command = [
+        *(sys.executable, "-m", "ligo.instruct", "teacher.model=teacher", f"teacher.base_url={endpoint.url}"),
+        *("teacher.key_variable=TEACHER_KEY", "teacher.concurrency=2", f"run.dir={tmp_path}"),
+    ]
+    process = subprocess.Popen(command, cwd=REPO, stderr=subprocess.PIPE, text=True)
+    completions = tmp_path / "completions.jsonl"
+    while len(endpoint.seen) < 4 or completions.read_bytes().count(b"\n") < 2:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, message = process.communicate(timeout=30)
+    assert process.returncode == code
+    assert "the same command goes on" in message and "Traceback" not in message
+    assert (tmp_path / "STATUS").read_text() == "interrupted\n"
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["completions"] == 2 and summary["ended_by"] is None
+    assert (tmp_path / "instructions.jsonl").read_text().count("\n") == 1

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import contextmanager
 from typing import Any
 
 from ligo.core.errors import EXIT_PREEMPTED, ConfigError, Interrupted, require
@@ -42,11 +45,8 @@ class OpenAITeacher:
             request = next_request()
             return None if request is None else self._ask(client, request)
 
-        with asyncio.Runner() as runner:
-            try:
-                yield from as_they_arrive(runner, next_question, self._config.concurrency)
-            finally:
-                runner.run(client.close())
+        with background_loop(client.close) as loop:
+            yield from as_they_arrive(loop, next_question, self._config.concurrency)
 
     async def _ask(self, client: Any, request: Request) -> Completion:
         config, openai = self._config, self._openai
@@ -112,8 +112,37 @@ class OpenAITeacher:
         )
 
 
+@contextmanager
+def background_loop(
+    at_end: Callable[[], Coroutine[Any, Any, None]],
+) -> Iterator[asyncio.AbstractEventLoop]:
+    """An event loop in a thread of its own; what still runs at the end is cancelled, then `at_end` is run.
+
+    So the handlers of signals, which Python runs in the main thread, never raise in the middle of a request, where
+    the client might take it for a failure of the connection.
+    """
+
+    async def end() -> None:
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        await at_end()
+
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    try:
+        yield loop
+    finally:
+        asyncio.run_coroutine_threadsafe(end(), loop).result()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
 def as_they_arrive(
-    runner: asyncio.Runner,
+    loop: asyncio.AbstractEventLoop,
     next_coroutine: Callable[[], Coroutine[Any, Any, Completion] | None],
     at_once: int,
 ) -> Iterator[Completion]:
@@ -121,25 +150,21 @@ def as_they_arrive(
 
     After a failure nothing new is begun; what is under way is waited for and yielded before the failure is raised.
     """
-    running: set[asyncio.Task[Completion]] = set()
+    running: set[Future[Completion]] = set()
     failure: BaseException | None = None
     while True:
         while failure is None and len(running) < at_once and (coroutine := next_coroutine()) is not None:
-            running.add(runner.get_loop().create_task(coroutine))
+            running.add(asyncio.run_coroutine_threadsafe(coroutine, loop))
         if not running:
             break
-        ended, running = runner.run(_first_of(running))
-        for task in ended:
-            if (error := task.exception()) is None:
-                yield task.result()
+        ended, running = wait(running, return_when=FIRST_COMPLETED)
+        for future in ended:
+            if (error := future.exception()) is None:
+                yield future.result()
             else:
                 failure = failure or error
     if failure is not None:
         raise failure
-
-
-async def _first_of(tasks: set[asyncio.Task[Completion]]) -> tuple[set[Any], set[Any]]:
-    return await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
 
 
 def _words(error: Exception) -> str:
