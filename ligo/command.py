@@ -7,13 +7,14 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from ligo.config import (
-    GROUPS,
-    GrowConfig,
+    GROW,
+    Options,
     check_choices,
-    compose,
     compose_from_file,
+    compose_options,
     conf_dir,
     options,
     register_schemas,
@@ -24,11 +25,11 @@ from ligo.core.errors import EXIT_INTERRUPTED, EXIT_PREEMPTED, ConfigError, Inte
 from ligo.core.launcher import end_with_launcher
 from ligo.core.libraries import share_cores
 
-Task = Callable[[GrowConfig, str], None]
+Task = Callable[[Any, str], None]
 """A command's work: the config, and the same as resolved YAML."""
 
 
-def main(task: Task, description: str, examples: tuple[str, ...]) -> None:
+def main(task: Task, description: str, examples: tuple[str, ...], command: Options = GROW) -> None:
     """Compose the config from sys.argv, or read it from `--config FILE`, run the task, and exit with the documented code."""
     end_with_launcher()
     share_cores()
@@ -37,13 +38,13 @@ def main(task: Task, description: str, examples: tuple[str, ...]) -> None:
     # deepspeed's launcher appends --local_rank=N; the LOCAL_RANK variable says the same
     arguments = [a for a in sys.argv[1:] if not a.startswith("--local_rank")]
     if {"-h", "--help"} & set(arguments):
-        print(help_text(description, examples))
+        print(help_text(description, examples, command))
         sys.exit(0)
     try:
         if {"-m", "--multirun"} & set(arguments):
-            _multirun(task, arguments)
+            _multirun(task, arguments, command)
         else:
-            task(*read_config(arguments))
+            task(*read_config(arguments, command))
     except LigoError as error:
         _complain(f"{type(error).__name__}: {error}")
         sys.exit(error.exit_code)
@@ -55,20 +56,20 @@ def main(task: Task, description: str, examples: tuple[str, ...]) -> None:
         sys.exit(EXIT_INTERRUPTED)
 
 
-def read_config(arguments: list[str]) -> tuple[GrowConfig, str]:
+def read_config(arguments: list[str], command: Options) -> tuple[Any, str]:
     """The config of a command line: options, or `--config FILE` alone.
 
     Raises:
-        ConfigError: as `compose` does, or there are options beside the file.
+        ConfigError: as `compose_options` does, or there are options beside the file.
     """
     if "--config" not in arguments:
-        return compose(arguments)
+        return compose_options(arguments, command)
     if len(arguments) != 2 or arguments[0] != "--config":
         raise ConfigError(
             "--config FILE holds all options already, and takes no others beside it.\n"
             "  Try: --config FILE alone, or the options without it"
         )
-    return compose_from_file(Path(arguments[1]))
+    return compose_from_file(Path(arguments[1]), command)
 
 
 def _preempted(number: int, _frame: object) -> None:
@@ -78,7 +79,7 @@ def _preempted(number: int, _frame: object) -> None:
     )
 
 
-def _multirun(task: Task, arguments: list[str]) -> None:
+def _multirun(task: Task, arguments: list[str], command: Options) -> None:
     """Hand a sweep (-m, comma lists, launchers) to Hydra; each job is one ordinary run."""
     import hydra
     from hydra.core.global_hydra import GlobalHydra
@@ -89,7 +90,7 @@ def _multirun(task: Task, arguments: list[str]) -> None:
         outer = GlobalHydra.instance().hydra
         GlobalHydra.instance().clear()  # composing our checked config needs Hydra for itself
         try:
-            config = compose(overrides)
+            config = compose_options(overrides, command)
         finally:
             GlobalHydra.instance().clear()
             GlobalHydra.instance().hydra = outer
@@ -97,23 +98,25 @@ def _multirun(task: Task, arguments: list[str]) -> None:
 
     for argument in arguments:
         if not argument.startswith("-") and not argument.startswith("hydra"):
-            check_choices(argument)
-    register_schemas()
-    sys.argv[1:] = strip_plus(arguments)
+            check_choices(argument, command.groups)
+    register_schemas(command)
+    sys.argv[1:] = strip_plus(arguments, command.groups)
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-    hydra.main(config_path=str(conf_dir()), config_name="grow", version_base="1.3")(job)()
+    hydra.main(config_path=str(conf_dir()), config_name=command.root, version_base="1.3")(job)()
 
 
-def help_text(description: str, examples: tuple[str, ...]) -> str:
+def help_text(description: str, examples: tuple[str, ...], command: Options) -> str:
     """Usage, groups with their options, every key with its default, examples."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from omegaconf import OmegaConf
 
-    register_schemas()
+    register_schemas(command)
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        defaults = OmegaConf.to_yaml(hydra_compose("grow"), resolve=True)
-    groups = "\n".join(f"  {group:<11}{', '.join(options(group))}" for group in GROUPS if options(group))
+        defaults = OmegaConf.to_yaml(hydra_compose(command.root), resolve=True)
+    groups = "\n".join(
+        f"  {group:<11}{', '.join(options(group))}" for group in command.groups if options(group)
+    )
     shown = "\n".join(f"  {example}" for example in examples)
     return (
         f"{description}\n\nExamples:\n{shown}\n\nGroups, as group=name (a plus in front is allowed):\n{groups}\n\n"

@@ -7,7 +7,7 @@ is stripped from ours before Hydra parses. An unknown key or option is refused w
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -187,15 +187,30 @@ class GrowConfig:
     """ligo.plan: text or json."""
 
 
-_SCHEMAS: dict[str, type] = {
+@dataclass(frozen=True)
+class Options:
+    """What a command line can set: the options of one command."""
+
+    root: str
+    """File in conf/ with the defaults; python -m ligo.<root>."""
+    schema: type
+    groups: Mapping[str, type | None]
+    """The dataclass of each Hydra group, or None where its keys are another program's."""
+    check: Callable[[Any], None]
+    """Checks of the composed config that a type cannot express."""
+
+
+_SCHEMAS: dict[str, type | None] = {
     "small": SmallConfig,
     "target": TargetConfig,
     "operator": OperatorConfig,
     "data": DataConfig,
     "tracking": TrackingConfig,
     "hardware": HardwareConfig,
+    "deepspeed": None,
+    "experiment": None,
 }
-GROUPS = (*_SCHEMAS, "deepspeed", "experiment")
+GROUPS = tuple(_SCHEMAS)
 # Keys below these are not ours to name: config.json keys, DeepSpeed's keys.
 _PATHS = (
     ".path",
@@ -206,6 +221,7 @@ _PATHS = (
     ".package_file",
     "small.optimizer_state",
     "learn.operator",
+    "prompt.seeds",
 )
 _FREE = ("deepspeed.", "small.model.", "small.shape.")
 
@@ -217,14 +233,15 @@ def conf_dir() -> Path:
     return inside if inside.is_dir() else package.parent / "conf"
 
 
-def register_schemas() -> None:
+def register_schemas(command: Options) -> None:
     """Give Hydra the dataclass of every group, so that unknown keys and wrong types are refused."""
     from hydra.core.config_store import ConfigStore
 
     store = ConfigStore.instance()
-    store.store(name="grow_schema", node=GrowConfig)
-    for group, schema in _SCHEMAS.items():
-        store.store(group=group, name=f"{group}_schema", node=schema)
+    store.store(name=f"{command.root}_schema", node=command.schema)
+    for group, schema in command.groups.items():
+        if schema is not None:
+            store.store(group=group, name=f"{group}_schema", node=schema)
 
 
 def options(group: str) -> list[str]:
@@ -232,17 +249,31 @@ def options(group: str) -> list[str]:
     return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
 
 
-def strip_plus(arguments: list[str]) -> list[str]:
+def strip_plus(arguments: list[str], groups: Collection[str] = GROUPS) -> list[str]:
     """`+small=x` -> `small=x`, for our own groups."""
-    pattern = re.compile(rf"^\+({'|'.join(GROUPS)})=")
+    pattern = re.compile(rf"^\+({'|'.join(groups)})=")
     return [pattern.sub(r"\1=", argument) for argument in arguments]
 
 
 def compose(arguments: list[str]) -> tuple[GrowConfig, str]:
-    """Compose and check the config of a command line.
+    """Compose and check the config of a command line of `ligo.grow` or `ligo.plan`.
 
     Returns:
         The config as dataclasses, and as resolved YAML.
+
+    Raises:
+        ConfigError: as `compose_options` does.
+    """
+    config, text = compose_options(arguments, GROW)
+    assert isinstance(config, GrowConfig)
+    return config, text
+
+
+def compose_options(arguments: list[str], command: Options) -> tuple[Any, str]:
+    """Compose and check the config of a command line.
+
+    Returns:
+        The config as the command's dataclasses, and as resolved YAML.
 
     Raises:
         ConfigError: an unknown key or option (with the nearest name), a value of the wrong type, or one
@@ -254,36 +285,35 @@ def compose(arguments: list[str]) -> tuple[GrowConfig, str]:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    register_schemas()
+    register_schemas(command)
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        arguments = strip_plus(arguments)
-        chosen = [a for a in arguments if re.match(rf"({'|'.join(GROUPS)})=[^{{]", a)]
+        arguments = strip_plus(arguments, command.groups)
+        chosen = [a for a in arguments if re.match(rf"({'|'.join(command.groups)})=[^{{]", a)]
         for argument in chosen:
             _check_option(*argument.split("=", 1))
-        known = _flat_keys(OmegaConf.to_container(hydra_compose("grow", chosen)))
-        overrides = [_checked(argument, known) for argument in arguments]
+        known = _flat_keys(OmegaConf.to_container(hydra_compose(command.root, chosen)))
+        overrides = [_checked(argument, known, command) for argument in arguments]
         try:
-            composed = hydra_compose("grow", overrides)
+            composed = hydra_compose(command.root, overrides)
             config = OmegaConf.to_object(composed)
         except (HydraException, OmegaConfBaseException) as error:
-            raise ConfigError(_readable(error)) from error
-    assert isinstance(config, GrowConfig)
-    check(config)
+            raise ConfigError(_readable(error, command)) from error
+    command.check(config)
     return config, OmegaConf.to_yaml(composed, resolve=True)
 
 
-def compose_from_file(path: Path) -> tuple[GrowConfig, str]:
+def compose_from_file(path: Path, command: Options) -> tuple[Any, str]:
     """The config in a file that holds all of it, resolved: a run's config.yaml, or what `ligo.launch` leaves for ranks.
 
     Raises:
-        ConfigError: the file cannot be read, or as `compose` does.
+        ConfigError: the file cannot be read, or as `compose_options` does.
     """
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     try:
         text = path.read_text(encoding="utf-8")
-        merged = OmegaConf.merge(OmegaConf.structured(GrowConfig), OmegaConf.create(text))
+        merged = OmegaConf.merge(OmegaConf.structured(command.schema), OmegaConf.create(text))
         config = OmegaConf.to_object(merged)
     except OSError as error:
         raise ConfigError(
@@ -291,10 +321,9 @@ def compose_from_file(path: Path) -> tuple[GrowConfig, str]:
         ) from error
     except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
         raise ConfigError(
-            f"{path} holds no config: {_readable(error)}.\n  Try: --config RUN/config.yaml"
+            f"{path} holds no config: {_readable(error, command)}.\n  Try: --config RUN/config.yaml"
         ) from error
-    assert isinstance(config, GrowConfig)
-    check(config)
+    command.check(config)
     return config, text
 
 
@@ -496,14 +525,14 @@ def wanted_dims(target: TargetConfig) -> dict[str, int | None]:
     }
 
 
-def check_choices(argument: str) -> None:
+def check_choices(argument: str, groups: Collection[str] = GROUPS) -> None:
     """Check every value of a comma list against the options of its group, for sweeps.
 
     Raises:
         ConfigError: an unknown option, with the nearest name.
     """
-    key, _, values = strip_plus([argument])[0].partition("=")
-    for value in values.split(",") if key in GROUPS else ():
+    key, _, values = strip_plus([argument], groups)[0].partition("=")
+    for value in values.split(",") if key in groups else ():
         _check_option(key, value)
 
 
@@ -515,15 +544,17 @@ def _check_option(group: str, value: str) -> None:
         )
 
 
-def _checked(argument: str, known: list[str]) -> str:
+def _checked(argument: str, known: list[str], command: Options) -> str:
     """One override, checked against the groups and keys there are, in the form that Hydra wants."""
     if "=" not in argument:
+        group = next(iter(command.groups))
         raise ConfigError(
-            f"cannot read the argument {argument!r}: it is not of the form key=value.\n  Try: small=tiny-llama"
+            f"cannot read the argument {argument!r}: it is not of the form key=value.\n"
+            f"  Try: {group}={options(group)[0]}"
         )
     key, value = argument.split("=", 1)
     bare = key.lstrip("+~")
-    if bare in GROUPS and not value.startswith("{"):
+    if bare in command.groups and not value.startswith("{"):
         _check_option(bare, value)
         return argument
     if f"{bare}.".startswith(_FREE) or bare == "data.sources":
@@ -533,7 +564,11 @@ def _checked(argument: str, known: list[str]) -> str:
         full = next((k for k in known if k == close or k.split(".")[-1] == close), None)
         raise ConfigError(
             f"there is no option '{bare}'."
-            + (f"\n  Try: {full}={value}" if full else "\n  Try: python -m ligo.grow --help lists them all")
+            + (
+                f"\n  Try: {full}={value}"
+                if full
+                else f"\n  Try: python -m ligo.{command.root} --help lists them all"
+            )
         )
     if bare.endswith(_PATHS) and value and value != "null" and value[0] not in "'\"":
         # file names may hold anything, which Hydra's grammar would try to read as a list or a choice
@@ -551,7 +586,7 @@ def _flat_keys(tree: Any, prefix: str = "") -> list[str]:
     return keys
 
 
-def _readable(error: Exception) -> str:
+def _readable(error: Exception, command: Options) -> str:
     """The telling lines of a Hydra or OmegaConf error."""
     cause = error.__cause__ if error.__cause__ is not None else error
     lines = [line.strip() for line in f"{error}\n{cause}".splitlines() if line.strip()]
@@ -565,6 +600,10 @@ def _readable(error: Exception) -> str:
     hint = (
         f"{key}=VALUE of the right type"
         if key
-        else "python -m ligo.grow --help lists the options and their defaults"
+        else f"python -m ligo.{command.root} --help lists the options and their defaults"
     )
     return f"the configuration cannot be composed: {message}\n  Try: {hint}"
+
+
+GROW = Options("grow", GrowConfig, _SCHEMAS, check)
+"""The options of `ligo.grow` and `ligo.plan`."""

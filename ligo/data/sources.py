@@ -152,11 +152,11 @@ def _file_documents(file: Path, config: DataConfig) -> Iterator[str]:
     if file.name.endswith(".parquet"):
         return _join_groups(_parquet_records(file, config), config)
     if file.name.endswith((".jsonl", ".jsonl.gz")):
-        return _join_groups(_jsonl_records(file), config)
-    return _separated(_lines(file), config.document_separator)
+        return _join_groups(jsonl_records(file), config)
+    return _separated(text_lines(file), config.document_separator)
 
 
-def _lines(file: Path) -> Iterator[str]:
+def text_lines(file: Path) -> Iterator[str]:
     """The lines of a UTF-8 file, compressed or not; line ends become '\\n'."""
     number = 0
     try:
@@ -196,9 +196,15 @@ def _separated(lines: Iterable[str], separator: str) -> Iterator[str]:
     yield "".join(parts).strip("\n")
 
 
-def _jsonl_records(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(where, record) of every line that is not blank."""
-    for number, line in enumerate(_lines(file), start=1):
+def jsonl_records(
+    file: Path, example: str = '{"text": "Once upon a time"}'
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(where, record) of every line that is not blank; the example is for messages.
+
+    Raises:
+        DataError: a line is no JSON record, or the file cannot be read.
+    """
+    for number, line in enumerate(text_lines(file), start=1):
         if not line.strip():
             continue
         where = f"{file}, line {number}"
@@ -207,13 +213,13 @@ def _jsonl_records(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         except json.JSONDecodeError as error:
             raise DataError(
                 f"{where}: not JSON ({error.msg} at column {error.colno}): {line.strip()[:60]!r}.\n"
-                '  Each line must be one record, such as {"text": "Once upon a time"}.\n'
+                f"  Each line must be one record, such as {example}.\n"
                 "  Try: correct or remove that line"
             ) from error
         if not isinstance(record, dict):
             raise DataError(
                 f"{where}: a {type(record).__name__}, but a record with keys is needed.\n"
-                '  Try: {"text": "Once upon a time"} on each line'
+                f"  Try: {example} on each line"
             )
         yield where, record
 

@@ -1,0 +1,1 @@
+"""Ways to reach a teacher; one file each, found by themselves."""
