@@ -14,6 +14,7 @@ from threading import Lock
 from types import ModuleType
 from typing import Any, NamedTuple, Protocol
 
+from ligo.core import distributed
 from ligo.core.checks import check_between
 from ligo.core.errors import EXIT_PREEMPTED, ConfigError, nearest, require
 from ligo.core.files import write_text
@@ -312,7 +313,8 @@ class SlurmTask:
     def __call__(self, job: Job) -> int | None:
         if is_finished(job.folder, job.stages):
             return None
-        rank = int(os.environ.get("SLURM_PROCID", "0"))
+        distributed.adopt_launcher_variables()  # the run is a child, which is to find torch's own variables
+        rank = distributed.rank()
         code = self._follow(job, rank) if rank else self._lead(job)
         if code not in (0, EXIT_PREEMPTED, None):
             sys.exit(abs(code))
@@ -326,7 +328,7 @@ class SlurmTask:
             is_finished=lambda: is_finished(job.folder, job.stages),
             on_start=self._keep,
         )
-        if code is None and int(os.environ.get("SLURM_NTASKS", "1")) > 1:
+        if code is None and distributed.world_size() > 1:
             raise RuntimeError(
                 f"{job.folder} is finished, or another job is at it: the other tasks need not wait"
             )

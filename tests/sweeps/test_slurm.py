@@ -190,7 +190,7 @@ def test_two_tasks_are_two_ranks_of_one_run(tmp_path: Path) -> None:
         "data.validation_tokens=1024", "cluster=slurm", "cluster.processes=2", "study.name=ranks",
     )  # fmt: skip
     output, _ = sweep.communicate(timeout=300)
-    (run,) = [path for path in Path("runs/ranks").glob("exact-*")]
+    (run,) = [path.parent for path in Path("runs/ranks").glob("*/logs")]
     log = next((run / "logs").glob("attempt-*.log")).read_text()
     assert sweep.returncode == 0, output + log
     assert (run / "logs" / "rank-1.log").exists()
