@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from ligo.core.distributed import rank, world_size
+from ligo.core.distributed import adopt_launcher_variables, rank, world_size
 from ligo.core.errors import LigoError
 from ligo.core.log import say
 from ligo.preflight.finding import Finding, redact
@@ -20,6 +20,7 @@ def look(folder: Path, timeout_s: float) -> list[Finding]:
     Raises:
         ConfigError: this rank cannot reach rank 0.
     """
+    adopt_launcher_variables()
     findings = []
     for findings_of in (machine_findings(folder), rank_findings(folder, timeout_s)):
         for finding in findings_of:

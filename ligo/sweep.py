@@ -18,7 +18,7 @@ from ligo.sweeps.attempt import log_tail
 from ligo.sweeps.follow import Follower
 from ligo.sweeps.grid import StudyConfig
 from ligo.sweeps.status import find_run, find_study, planned, study_states, table
-from ligo.sweeps.submit import ClusterConfig, slurm_queue
+from ligo.sweeps.submit import ClusterConfig, slurm_placed
 
 RUNS = Path("runs")
 _LOG_LINES = 40
@@ -70,7 +70,7 @@ def status(names: list[str]) -> None:
         raise ConfigError(f"there are no runs in {RUNS}/.\n  Try: python -m ligo.sweep +study=NAME")
     for folder in studies:
         say(f"{folder.name}")
-        say(table(study_states(folder, slurm_queue(folder)), planned(folder)))
+        say(table(study_states(folder, slurm_placed(folder)), planned(folder)))
 
 
 def log(names: list[str]) -> None:

@@ -16,10 +16,11 @@ install() {
 
 # a requeued job waits until its credential has expired (AuthInfo): 2 minutes by default, 5 seconds here
 start() {
-    local dir node
+    local dir node cores
     mkdir -p "$1/state" "$1/spool" "$1/log" "$1/pid"
     dir=$(realpath "$1")
     node=$(hostname -s)
+    cores=$(getconf _NPROCESSORS_ONLN)  # nproc would obey OMP_NUM_THREADS
     cat >"$dir/slurm.conf" <<CONF
 ClusterName=ligo
 SlurmctldHost=$node(127.0.0.1)
@@ -45,7 +46,7 @@ ReturnToService=2
 KillWait=5
 AuthInfo=cred_expire=5
 SlurmdParameters=config_overrides
-NodeName=$node NodeAddr=127.0.0.1 CPUs=$(nproc) CoresPerSocket=$(nproc) RealMemory=2000 State=UNKNOWN
+NodeName=$node NodeAddr=127.0.0.1 CPUs=$cores CoresPerSocket=$cores RealMemory=2000 State=UNKNOWN
 PartitionName=debug Nodes=$node Default=YES MaxTime=INFINITE State=UP
 CONF
     mkdir -p /run/munge

@@ -17,7 +17,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from ligo.core.distributed import adopt_launcher_variables, rank, world_size
+from ligo.core.distributed import rank, world_size
 from ligo.core.errors import ConfigError
 from ligo.preflight.finding import Finding
 
@@ -39,7 +39,6 @@ class Meeting:
     def __init__(self, timeout_s: float) -> None:
         from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-        adopt_launcher_variables()
         self.timeout_s = timeout_s
         by_launcher = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
         try:
@@ -62,13 +61,31 @@ class Meeting:
         told: dict[int, Any] = {}
         until = time.monotonic() + self.timeout_s
         while True:
-            for other in ranks:
-                if other not in told and self.store.check([f"doctor/{topic}/{other}"]):
-                    told[other] = json.loads(self.store.get(f"doctor/{topic}/{other}"))
+            told |= {
+                other: self._told(topic, other)
+                for other in ranks
+                if other not in told and self._has(topic, other)
+            }
             missing = [other for other in ranks if other not in told]
             if not missing or time.monotonic() > until:
                 return dict(sorted(told.items())), missing
             time.sleep(_POLL_S)
+
+    def missing_at(self, topic: str, ranks: Sequence[int]) -> list[int]:
+        """Come to a point where all of `ranks` are to meet; those that did not come before the timeout."""
+        self.tell(topic, True)
+        return self.ask(topic, ranks)[1]
+
+    def _has(self, topic: str, other: int) -> bool:
+        try:
+            return bool(self.store.check([f"doctor/{topic}/{other}"]))
+        except RuntimeError as error:
+            raise ConfigError(
+                "rank 0, through which the ranks talk, is gone.\n  Try: the log of rank 0, which went first"
+            ) from error
+
+    def _told(self, topic: str, other: int) -> Any:
+        return json.loads(self.store.get(f"doctor/{topic}/{other}"))
 
     def leave(self, ranks: Sequence[int]) -> None:
         """Rank 0, which may hold the store, goes last of those that came."""
@@ -201,6 +218,9 @@ def _all_reduces(meeting: Meeting, nodes: Mapping[int, str]) -> Iterator[Finding
     import torch
     import torch.distributed as dist
 
+    if missing := meeting.missing_at("group", list(nodes)):
+        yield _missing(missing, "did not join the process group", meeting.timeout_s)
+        return
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     store = dist.PrefixStore("doctor/group", meeting.store)  # type: ignore[attr-defined]
@@ -238,6 +258,8 @@ def _all_reduce(meeting: Meeting, between: str, ranks: Sequence[int]) -> tuple[d
     import torch
     import torch.distributed as dist
 
+    if missing := meeting.missing_at(f"before {between}", range(world_size())):
+        return {}, missing
     group = dist.new_group(list(ranks))  # all ranks must make it, in the same order
     if rank() in ranks:
         device = "cuda" if torch.cuda.is_available() else "cpu"

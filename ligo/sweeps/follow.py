@@ -9,7 +9,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from ligo.core.files import read_json, write_json
 from ligo.core.log import say
 from ligo.core.run import Run
 from ligo.sweeps.grid import Cell, Outcome, StudyConfig, Trial, outcome
-from ligo.sweeps.status import RunState, read_state, table
+from ligo.sweeps.status import RunState, read_state, table, with_launcher
 from ligo.sweeps.submit import ClusterConfig, Job, make_launcher, run_command
 
 _POLL_S = {"local": 0.5, "slurm": 2.0}
@@ -60,10 +59,8 @@ class Follower:
                     todo = [trial for trial in trials if self._is_due(trial)]
                     self._submit(todo)
                     show(list(self._states.values()), self._rows(trials))
-                    if not todo and not self._launcher.at_work() and not self._alive(trials):
-                        outcomes = self._look()  # what ended since
-                        if not any(self._is_due(trial) for trial in _distinct(outcomes)):
-                            break
+                    if not todo and not any(self._state(trial).state in _ALIVE for trial in trials):
+                        break
                     time.sleep(_POLL_S[self._cluster.name])
             except (KeyboardInterrupt, Interrupted) as stop:
                 self._launcher.stop(signal.SIGINT if isinstance(stop, KeyboardInterrupt) else signal.SIGTERM)
@@ -75,15 +72,13 @@ class Follower:
 
     def _look(self) -> list[Outcome]:
         self._states = {}
-        self._queue = self._launcher.queue()
+        self._placed = self._launcher.placed()
         return [outcome(self._study, cell, self._loss) for cell in self._cells]
 
     def _state(self, trial: Trial) -> RunState:
         if trial.name not in self._states:
             state = read_state(trial.folder, trial.stages)
-            if trial.name in self._queue and state.state not in ("running", "finished"):
-                state = replace(state, state="queued", why=self._queue[trial.name])
-            self._states[trial.name] = state
+            self._states[trial.name] = with_launcher(state, self._placed.get(trial.name))
         return self._states[trial.name]
 
     def _loss(self, trial: Trial) -> float | None:
@@ -97,13 +92,9 @@ class Follower:
     def _is_due(self, trial: Trial) -> bool:
         """Whether a run is to be tried now: once by each sweep, and again where its machine was taken away."""
         state, tried = self._state(trial), self._submitted[trial.name]
-        if state.state in ("finished", *_ALIVE) or state.diverged or trial.name in self._launcher.at_work():
+        if state.state in ("finished", *_ALIVE) or state.diverged:
             return False
         return tried == 0 or (state.state == "preempted" and tried <= self._cluster.max_restarts)
-
-    def _alive(self, trials: Sequence[Trial]) -> bool:
-        """Whether runs go on that this process did not start, or that Slurm has."""
-        return any(self._state(trial).state in _ALIVE for trial in trials)
 
     def _submit(self, trials: Sequence[Trial]) -> None:
         jobs = [

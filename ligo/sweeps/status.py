@@ -24,7 +24,7 @@ STATES = (
     "failed",  # it said why
     "interrupted",  # Ctrl-C: the same command goes on
     "preempted",  # exit code 75: the same command goes on
-    "queued",  # Slurm has it
+    "queued",  # its turn comes, here or in Slurm
     "waiting",  # nobody has started it
     "finished",
 )
@@ -172,19 +172,23 @@ def planned(study: Path) -> dict[str, dict[str, Any]]:
     return runs
 
 
-def study_states(study: Path, queue: Mapping[str, str] | None = None) -> list[RunState]:
+def study_states(study: Path, placed: Mapping[str, tuple[str, str]] | None = None) -> list[RunState]:
     """How all runs of a study stand.
 
     Args:
-        queue: name of a run -> what Slurm says of it, for runs that it has.
+        placed: name of a run -> its state and the reason, as a launcher knows them.
     """
-    states = []
-    for name, run in planned(study).items():
-        state = read_state(study / name, run.get("stages"))
-        if queue and name in queue and state.state not in ("running", "finished"):
-            state = replace(state, state="queued", why=queue[name])
-        states.append(state)
-    return states
+    return [
+        with_launcher(read_state(study / name, run.get("stages")), (placed or {}).get(name))
+        for name, run in planned(study).items()
+    ]
+
+
+def with_launcher(state: RunState, placed: tuple[str, str] | None) -> RunState:
+    """The state that the folder tells, or what a launcher knows, where the folder cannot know it."""
+    if placed is None or state.state in ("running", "starting", "finished"):
+        return state
+    return replace(state, state=placed[0], why=placed[1])
 
 
 def table(states: Iterable[RunState], runs: Mapping[str, Mapping[str, Any]] | None = None) -> str:

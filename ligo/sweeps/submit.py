@@ -11,8 +11,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
-from typing import Any, Protocol
+from types import ModuleType
+from typing import Any, NamedTuple, Protocol
 
+from ligo.core import distributed
 from ligo.core.checks import check_between
 from ligo.core.errors import EXIT_PREEMPTED, ConfigError, nearest, require
 from ligo.core.files import write_text
@@ -56,17 +58,22 @@ class Job:
     command: tuple[str, ...]
 
 
+class Placed(NamedTuple):
+    """What a launcher knows of a run that its folder does not tell."""
+
+    state: str
+    """queued: its turn comes, or it is being tried; interrupted: somebody cancelled it there."""
+    why: str = ""
+
+
 class Launcher(Protocol):
     """Tries runs; what became of them is read from their folders."""
 
     def submit(self, jobs: Sequence[Job]) -> None:
         """Have these tried, each once."""
 
-    def at_work(self) -> set[str]:
-        """Names of runs that wait here for their turn, or are being tried."""
-
-    def queue(self) -> dict[str, str]:
-        """Name of a run that waits -> why."""
+    def placed(self) -> dict[str, Placed]:
+        """What the launcher itself knows, by name of run."""
 
     def stop(self, signal_number: int) -> None:
         """Ask the runs to save a checkpoint and end, and wait for them, where they end with the sweep."""
@@ -107,7 +114,7 @@ def _check_slurm(cluster: ClusterConfig) -> None:
             "cluster=slurm needs Slurm's sbatch, which is not on the PATH of this machine; cluster=local works here.\n"
             "  Try: cluster=local, or the same command on a login node"
         )
-    require("submitit", extra="slurm", why="cluster=slurm")
+    _submitit()
     answer = subprocess.run(["sinfo", "--noheader"], capture_output=True, text=True)
     if answer.returncode:
         reason = answer.stderr.strip().splitlines()[-1:] or ["no answer"]
@@ -163,14 +170,11 @@ class LocalLauncher:
         for job in jobs:
             self._jobs[job.folder.name] = self._threads.submit(self._try, job)
 
-    def at_work(self) -> set[str]:
+    def placed(self) -> dict[str, Placed]:
         for future in self._jobs.values():
             if future.done():
                 future.result()  # what went wrong here, not in the run, is to be seen
-        return {name for name, future in self._jobs.items() if not future.done()}
-
-    def queue(self) -> dict[str, str]:
-        return {}
+        return {name: Placed("queued") for name, future in self._jobs.items() if not future.done()}
 
     def stop(self, signal_number: int) -> None:
         with self._signalling:
@@ -249,58 +253,69 @@ class SlurmLauncher:
                 "array_parallelism": cluster.workers,
             }
         )
-        submitted = executor.map_array(SlurmTask(cluster.max_restarts), jobs)
+        submitted = executor.map_array(SlurmTask(), jobs)
         for job, slurm_job in zip(jobs, submitted, strict=True):
             write_text(job.folder / LOGS / "slurm", slurm_job.job_id + "\n")
 
-    def at_work(self) -> set[str]:
-        return set(slurm_queue(self._study))
-
-    def queue(self) -> dict[str, str]:
-        return slurm_queue(self._study)
+    def placed(self) -> dict[str, Placed]:
+        return slurm_placed(self._study)
 
     def stop(self, signal_number: int) -> None:
         """Nothing: Slurm's jobs go on without the sweep (scancel ends them)."""
 
 
-def slurm_queue(study: Path) -> dict[str, str]:
-    """Name of a run -> what Slurm says of it, for the runs of a study that Slurm has, waiting or running."""
+def _submitit() -> ModuleType:
+    """submitit, told to have Slurm warn with USR1, at which ligo.grow saves a checkpoint; it reads that when imported."""
+    os.environ["SUBMITIT_PREEMPT_SIGNAL"] = "USR1"
+    return require("submitit", extra="slurm", why="cluster=slurm")
+
+
+_ENDED = (
+    "COMPLETED",
+    "FAILED",
+    "TIMEOUT",
+    "NODE_FAIL",
+    "OUT_OF_MEMORY",
+    "BOOT_FAIL",
+    "DEADLINE",
+    "PREEMPTED",
+)
+
+
+def slurm_placed(study: Path) -> dict[str, Placed]:
+    """What Slurm says of the runs of a study that it has, or had until a few minutes ago."""
     ids = {file.read_text().strip(): file.parent.parent.name for file in study.glob(f"*/{LOGS}/slurm")}
     if not ids or shutil.which("squeue") is None:
         return {}
     answer = subprocess.run(
-        ["squeue", "--noheader", "--array", "--me", "--format=%i|%T|%r"], capture_output=True, text=True
-    )
-    rows = (line.split("|") for line in answer.stdout.splitlines())
-    return {
-        ids[job]: f"Slurm job {job}: {state.lower()}" + (f" ({reason})" if reason not in ("None", "") else "")
-        for job, state, reason in rows
-        if job in ids
-    }
+        ["squeue", "--noheader", "--array", "--me", "--states=all", "--format=%i|%T|%r"],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    placed = {}
+    for job, state, reason in (line.split("|") for line in answer.stdout.splitlines()):
+        if job not in ids or state in _ENDED:
+            continue
+        why = f"Slurm job {job}: {state.lower()}" + (f" ({reason})" if reason not in ("None", "") else "")
+        placed[ids[job]] = Placed("interrupted" if state == "CANCELLED" else "queued", why)
+    return placed
 
 
 class SlurmTask:
     """What each task of a Slurm job does; submitit starts it on every task through srun.
 
-    Task 0 holds the run's lock and records the attempt; all tasks run the same command, as ranks of one run.
+    Task 0 holds the run's lock and records the attempt; all tasks run the same command, as ranks of one run. Before a
+    time limit submitit requeues the job; where Slurm preempts, it does so itself, or the sweep submits the run again.
     """
 
-    def __init__(self, max_restarts: int) -> None:
-        self._max_restarts = max_restarts
+    def __init__(self) -> None:
         self._child: subprocess.Popen[bytes] | None = None
 
     def __call__(self, job: Job) -> int | None:
         if is_finished(job.folder, job.stages):
             return None
-        rank = int(os.environ.get("SLURM_PROCID", "0"))
+        distributed.adopt_launcher_variables()  # the run is a child, which is to find torch's own variables
+        rank = distributed.rank()
         code = self._follow(job, rank) if rank else self._lead(job)
-        if (
-            code == EXIT_PREEMPTED
-            and rank == 0
-            and int(os.environ.get("SLURM_RESTART_COUNT", "0")) < self._max_restarts
-        ):
-            # Slurm does it by itself where it preempts by requeueing; then this is refused, which is as well
-            subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], capture_output=True)
         if code not in (0, EXIT_PREEMPTED, None):
             sys.exit(abs(code))
         return code
@@ -313,7 +328,7 @@ class SlurmTask:
             is_finished=lambda: is_finished(job.folder, job.stages),
             on_start=self._keep,
         )
-        if code is None and int(os.environ.get("SLURM_NTASKS", "1")) > 1:
+        if code is None and distributed.world_size() > 1:
             raise RuntimeError(
                 f"{job.folder} is finished, or another job is at it: the other tasks need not wait"
             )

@@ -14,12 +14,12 @@ import sys
 import time
 from pathlib import Path
 
-from ligo.core.errors import ConfigError, DataError, Interrupted, LigoError, NumericsError
+from ligo.core.errors import EXIT_PREEMPTED, ConfigError, DataError, Interrupted, LigoError, NumericsError
 from ligo.core.run import Run
 from ligo.tracking.jsonl import JsonlTracker, read_records
 
 STEPS = 5
-STEP_S = 0.02
+STEP_S = float(os.environ.get("STAND_IN_STEP_S", "0.02"))
 
 
 def loss_at(rate: float, seed: int) -> float:
@@ -62,10 +62,16 @@ def trouble(arm: str, folder: Path) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     if arm == "preempted" and not (folder / "was-preempted").exists():
         (folder / "was-preempted").touch()
-        raise Interrupted("stopped by SIGTERM", 75)
+        raise Interrupted("stopped by SIGTERM", EXIT_PREEMPTED)
+
+
+def stopped(number: int, _frame: object) -> None:
+    raise Interrupted(f"stopped by {signal.Signals(number).name}", EXIT_PREEMPTED)
 
 
 def main() -> None:
+    for number in (signal.SIGTERM, signal.SIGUSR1):  # as ligo.grow does
+        signal.signal(number, stopped)
     options = dict(word.lstrip("+").split("=", 1) for word in sys.argv[1:])
     try:
         work(options)
