@@ -352,7 +352,8 @@ def check_training_fits(config: GrowConfig) -> None:
 
     if learns_maps(config):
         learn_shape(config.learn, config.operator.batch_tokens, config.data.sequence_length, world_size())
-        check_deepspeed_keys(config.deepspeed)
+        if world_size() > 1:
+            check_deepspeed_keys(config.deepspeed)
     arms = [config.train, scratch_training(config)] if TRAINING_STAGES & set(config.stages) else []
     for arm in [*arms, *([small_training(config)] if config.small.shape else [])]:
         batch_shape(arm, config.data.sequence_length, world_size())
