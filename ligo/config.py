@@ -468,7 +468,8 @@ def check_training_fits(config: GrowConfig) -> None:
 
     if learns_maps(config):
         learn_shape(config.learn, config.operator.batch_tokens, config.data.sequence_length, world_size())
-        check_deepspeed_keys(config.deepspeed)
+        if world_size() > 1:
+            check_deepspeed_keys(config.deepspeed)
     for arm in _arms(config):
         batch_shape(arm, config.data.sequence_length, world_size())
         check_fits(arm, config.deepspeed)

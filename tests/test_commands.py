@@ -331,7 +331,7 @@ def test_two_processes_with_deepspeed_give_the_losses_of_one(
     finished: Path, text_file: Path, tmp_path: Path
 ) -> None:
     arguments = [
-        "small=checkpoint", f"small.path={finished / 'small'}", *TARGET, *BUDGET, "operator=exact",
+        "small=checkpoint", f"small.path={finished / 'small'}", *TARGET, *BUDGET, "learn.shard_small=true",
         "train.engine=deepspeed", "data=custom", f"data.path={text_file}",
         "stages=[learn,write,verify,train,scratch,report]",
     ]  # fmt: skip

@@ -24,7 +24,8 @@ class LearnConfig:
     """Maps that were learned before, to take instead: an operator.safetensors, or the run folder that holds it."""
     small: str = "fp32"
     """How the frozen small model is held: fp32, bf16, nf4 (matrices of layers in 4 bits, the rest in bf16), or offload
-    (not at all: each matrix is read from its file when it is used). What is written reads the weights as they are."""
+    (not at all: each matrix is read from its file when it is used). What is written reads the weights as they are.
+    Where layers are mixed by learned coefficients, each target layer reads all small ones: operator.depth_lr=0 spares it."""
     shard_small: bool = False
     """Several ranks: each layer's matrices lie on one rank and are sent to the others when they are used."""
     forward: str = "auto"

@@ -63,6 +63,8 @@ class OperatorEngine(Protocol):
 
 
 class _Engine:
+    """The optimiser, whose groups keep their own rates under one schedule."""
+
     def __init__(self, loss: OperatorLoss, groups: list[dict[str, Any]], shape: BatchShape) -> None:
         self._loss, self._shape = loss, shape
         self._rates = [group["lr"] for group in groups]

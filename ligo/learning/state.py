@@ -50,7 +50,7 @@ def growth_fields(plan: GrowthPlan, config: OperatorConfig) -> dict[str, Any]:
         **{f"target {size}": value for size, value in asdict(target.dims).items()},
         "rotary coordinates of a head": max((space.rotary for space in small.spaces.values()), default=0),
         "layer map": plan.maps.layers.describe(),
-        "operator.depth_lr is 0": not config.depth_lr,
+        "depth coefficients": "learned" if config.depth_lr else "as they start",
     }
     chosen = ["init", "width", "depth", "form", "per_layer"]
     chosen += ["rank"] if config.form in ("low_rank", "vera") else []
@@ -122,7 +122,7 @@ def check_fits(path: Path, plan: GrowthPlan, config: OperatorConfig) -> Learning
         raise _unreadable(path, f"it does not say what its maps were learned for ({error})") from error
     ours = growth_fields(plan, config)
     differing = [
-        f"{field} is {theirs.get(field)} there and {ours.get(field)} here"
+        f"{field} ({theirs.get(field)} there, {ours.get(field)} here)"
         for field in {**ours, **theirs}
         if theirs.get(field) != ours.get(field)
     ]

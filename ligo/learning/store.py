@@ -98,15 +98,16 @@ class NF4(_Store):
         # rows (32, 48, 96), and compiles one for each odd shape
         flat = self._stored(spec.name).flatten()
         row = F.pad(flat, (0, -len(flat) % BLOCK))
-        packed, state = _bitsandbytes().quantize_4bit(
+        packed, state = bitsandbytes_functions().quantize_4bit(
             row, blocksize=BLOCK, compress_statistics=True, quant_type="nf4"
         )
-        return {"packed": packed, **state.as_dict(packed=True)}
+        parts: Held = {"packed": packed, **state.as_dict(packed=True)}
+        return {part: tensor.to(self.device) for part, tensor in parts.items()}
 
     def restore(self, name: str, held: Held) -> Tensor:
         if "packed" not in held:
             return super().restore(name, held)
-        functional = _bitsandbytes()
+        functional = bitsandbytes_functions()
         parts = {part: tensor for part, tensor in held.items() if part != "packed"}
         state = functional.QuantState.from_dict(parts, device=self.device)
         row: Tensor = functional.dequantize_4bit(held["packed"], state).flatten()
@@ -210,7 +211,7 @@ def check_quantisable(family: Family, dtypes: Mapping[str, str]) -> None:
         )
 
 
-def _bitsandbytes() -> Any:
+def bitsandbytes_functions() -> Any:
     """bitsandbytes' functions; at import it remarks on an inference kernel that learning does not use."""
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     return require("bitsandbytes.functional", extra="nf4", why="learn.small=nf4")

@@ -65,11 +65,11 @@ def test_maps_are_the_same_on_another_checkpoint_of_the_same_shapes(
 @pytest.mark.parametrize(
     ("wanted", "options", "field"),
     [
-        ({"ffn_size": 70}, {}, "target ffn_size is 64 there and 70 here"),
-        ({}, {"form": "vera"}, "operator.form is dense there and vera here; operator.rank is None there and 16 here"),
-        ({}, {"init": "exact"}, "layer map is 0 1 0 there and 0 1 1\\* here; operator.init is stack there and exact"),
-        ({}, {"per_layer": True}, "operator.per_layer is False there and True here"),
-        ({}, {"depth_lr": 0.0}, "operator.depth_lr is 0 is False there and True here"),
+        ({"ffn_size": 70}, {}, r"target ffn_size \(64 there, 70 here\)"),
+        ({}, {"form": "vera"}, r"operator.form \(dense there, vera here\); operator.rank \(None there, 16 here\)"),
+        ({}, {"init": "exact"}, r"layer map \(0 1 0 there, 0 1 1\* here\); operator.init \(stack there, exact here\)"),
+        ({}, {"per_layer": True}, r"operator.per_layer \(False there, True here\)"),
+        ({}, {"depth_lr": 0.0}, r"depth coefficients \(learned there, as they start here\)"),
     ],
 )  # fmt: skip
 def test_every_field_that_differs_is_named(
@@ -122,7 +122,7 @@ def test_a_run_takes_the_operator_of_another_and_charges_nothing(
     code = run(grow, "small=checkpoint", f"small.path={second / 'small'}", *TARGET, *BUDGET, f"data.path={text_file}",
                "data=custom", "operator.init=exact", f"run.dir={third}", reuse, "stages=[learn,write]")  # fmt: skip
     assert code == 4
-    assert "operator.init is stack there and exact here" in capsys.readouterr().err
+    assert "operator.init (stack there, exact here)" in capsys.readouterr().err
     assert not third.exists()
 
 
