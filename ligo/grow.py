@@ -71,6 +71,10 @@ def grow(config: GrowConfig, config_yaml: str) -> None:
     from ligo.core.run import Run, config_hash
 
     quiet_libraries()
+    if config.small.shape or TRAINING_STAGES & set(config.stages):
+        from ligo.training.machine import check_machine
+
+        check_machine(config.train, config.deepspeed)
     joined_before = distributed.is_started()  # by the program that calls this
     run_config = yaml.safe_load(config_yaml)
     digest = config_hash(run_config)

@@ -140,6 +140,11 @@ def check(config: TrainConfig, section: str) -> None:
     for key in ("weight_decay", "clip", "rewarm_steps", "keep_every", "spike_factor"):
         check_between(f"{section}.{key}", getattr(config, key), 0)
     check_between(f"{section}.keep_last", config.keep_last, 1)
+    if config.precision == "fp16" and config.engine == "torch":
+        raise ConfigError(
+            f"{section}.precision=fp16 needs losses to be scaled, which {section}.engine=torch does not do.\n"
+            f"  Try: {section}.engine=deepspeed, or {section}.precision=bf16"
+        )
     if config.max_tokens < config.batch_tokens:
         raise ConfigError(
             f"{section}.max_tokens={config.max_tokens} is less than one step of {section}.batch_tokens="
@@ -228,9 +233,29 @@ def check_deepspeed_keys(keys: Mapping[str, Any]) -> None:
                 f"deepspeed.{key} follows from the train options (batch_tokens, micro_batch_tokens, clip, lr, "
                 f"precision) and cannot be set beside them.\n  Try: leave deepspeed.{key} out"
             )
-    stage = keys.get("zero_optimization", {}).get("stage", 0)
+    zero = keys.get("zero_optimization", {})
+    stage = zero.get("stage", 0)
     if stage not in (0, 1, 2, 3):
         raise ConfigError(
             f"deepspeed.zero_optimization.stage={stage} is no ZeRO stage: there are 0, 1, 2 and 3.\n"
             "  Try: deepspeed=zero1"
         )
+    if _device(zero, "offload_param") != "none" and stage != 3:
+        raise ConfigError(
+            f"deepspeed.zero_optimization.offload_param needs weights that are sharded, and the stage is {stage}.\n"
+            "  Try: deepspeed=zero3-offload, or offload_optimizer alone: deepspeed=zero2-offload"
+        )
+    if _device(zero, "offload_optimizer") == "nvme":
+        raise ConfigError(
+            "deepspeed.zero_optimization.offload_optimizer.device=nvme keeps the optimiser's states on a disk, from "
+            "where ligo's checkpoints do not take them.\n  Try: deepspeed=zero3-nvme, which keeps them in the CPU's memory"
+        )
+
+
+def uses_nvme(keys: Mapping[str, Any]) -> bool:
+    """Whether weights lie on a disk between uses."""
+    return _device(keys.get("zero_optimization", {}), "offload_param") == "nvme"
+
+
+def _device(zero: Mapping[str, Any], part: str) -> str:
+    return str((zero.get(part) or {}).get("device", "none"))

@@ -24,9 +24,10 @@ from ligo.core.libraries import quiet_libraries
 from ligo.families.stock import as_on_disk
 from ligo.training.compute import set_up
 from ligo.training.config import BatchShape, TrainConfig, check_deepspeed_keys
+from ligo.training.held import held_by_deepspeed, whole_parameter
 from ligo.training.objectives import Objective
 from ligo.training.optim import make_optimizer, set_rate
-from ligo.training.state import Held, Stretch, read_state, write_state
+from ligo.training.state import Held, read_state, write_state
 
 # how DeepSpeed's loss scalers name what changes in them
 _SCALE = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
@@ -125,7 +126,7 @@ class TorchEngine:
 
     def _held(self) -> Iterator[Held]:
         for name, parameter in self.module.named_parameters():
-            yield _whole(name, parameter, parameter, self._optimizer.state)
+            yield whole_parameter(name, parameter, parameter, self._optimizer.state)
 
     def weights(self) -> dict[str, Tensor]:
         return as_on_disk(self.module, {n: p.detach().cpu() for n, p in self.module.named_parameters()})
@@ -148,12 +149,6 @@ class TorchEngine:
 
     def close(self) -> None:
         pass
-
-
-def _whole(name: str, parameter: Tensor, master: Tensor, states: Mapping[Any, Any]) -> Held:
-    """A parameter that every rank holds as a whole, in `master`."""
-    stretch = Stretch(name, tuple(parameter.shape), 0, 0, master.numel())
-    return Held(master, states[master], (stretch,), replicated=True)
 
 
 def _save(folder: Path, held: Iterator[Held], extra: dict[str, Any]) -> dict[str, str]:
@@ -187,11 +182,13 @@ def deepspeed_config(keys: Mapping[str, Any], config: TrainConfig, shape: BatchS
     return {
         "steps_per_print": 10**9,
         "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,  # torch's optimisers work on states kept on the CPU too
         **keys,
         "train_micro_batch_size_per_gpu": shape.windows_per_micro_batch,
         "gradient_accumulation_steps": shape.micro_batches,
         "gradient_clipping": config.clip,  # DeepSpeed clips at 1.0 unless told otherwise
         "bf16": {"enabled": config.precision == "bf16"},
+        "fp16": {"enabled": config.precision == "fp16"},  # the loss is scaled by what DeepSpeed finds to work
     }
 
 
@@ -302,45 +299,7 @@ class DeepSpeedEngine:
                     parameter.copy_(master)
 
     def _held(self) -> Iterator[Held]:
-        """What this rank steps, and then the parameters that nothing steps."""
-        names = {parameter: name for name, parameter in self.module.named_parameters()}
-        states = self._optimizer.state
-        if self._stage == 0:
-            for parameter, master in self._masters().items():
-                yield _whole(names.pop(parameter), parameter, master, states)
-        elif self._stage == 3:
-            rank = distributed.rank()
-            for group, flat in zip(
-                self._optimizer.fp16_groups, self._optimizer.fp32_partitioned_groups_flat, strict=True
-            ):
-                stretches, offset = [], 0
-                for parameter in group:
-                    stretches.append(_dealt(names.pop(parameter), parameter, rank, offset))
-                    offset += parameter.partition_numel()
-                yield Held(flat, states[flat], tuple(stretches))
-            for parameter, name in names.items():
-                yield Held(parameter.ds_tensor, {}, (_dealt(name, parameter, rank, 0),))
-            return
-        else:
-            groups = self._optimizer
-            for group, flat, part in zip(
-                groups.bit16_groups,
-                groups.bit16_groups_flat,
-                groups.single_partition_of_fp32_groups,
-                strict=True,
-            ):
-                first = part.numel() * distributed.rank()  # of this rank's share, in the flattened group
-                stretches = []
-                for parameter in group:
-                    begin = parameter.storage_offset() - flat.storage_offset()
-                    start, stop = max(begin, first), min(begin + parameter.numel(), first + part.numel())
-                    name = names.pop(parameter)
-                    if start < stop:
-                        shape = tuple(parameter.shape)
-                        stretches.append(Stretch(name, shape, start - begin, start - first, stop - start))
-                yield Held(part, states[part], tuple(stretches))
-        for parameter, name in names.items():
-            yield _whole(name, parameter, parameter, {parameter: {}})
+        return held_by_deepspeed(self.module, self._optimizer, self._stage, self._masters())
 
     @property
     def _scaler(self) -> Any:
@@ -416,13 +375,6 @@ class DeepSpeedEngine:
 
     def close(self) -> None:
         self._engine.destroy()
-
-
-def _dealt(name: str, parameter: Any, rank: int, offset: int) -> Stretch:
-    """A rank's piece of a parameter under ZeRO-3, which deals every one out in equal pieces, the last one padded."""
-    size, whole = parameter.partition_numel(), parameter.ds_numel
-    start = min(rank * size, whole)
-    return Stretch(name, tuple(parameter.ds_shape), start, offset, min(size, whole - start))
 
 
 def _set_moment(parameter: Any, moment: Tensor, key: str) -> None:

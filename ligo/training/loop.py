@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -41,6 +41,17 @@ class Windows(Protocol):
     """The batch of a step, int64 with a window or image per row: a pure function of the step."""
 
     def __getitem__(self, step: int) -> np.ndarray: ...
+
+
+@runtime_checkable
+class FromSources(Windows, Protocol):
+    """Batches of several sources."""
+
+    source_names: Sequence[str]
+
+    def sources(self, step: int) -> np.ndarray:
+        """The source of every row, as its place in `source_names`."""
+        ...
 
 
 @dataclass
@@ -171,6 +182,7 @@ def train(
                     continue
             if state.step % config.evaluate_every == 0 or state.step == total:
                 values["eval/loss"] = state.loss = evaluate(engine, validation)
+                values |= source_losses(engine, batches, health.batch_of(state.step - 1), len(validation[0]))
             record(**values, **measured(config.batch_tokens, step_flops, seconds))
             bar.advance(note=f"loss {state.loss:.3f}")
             stop = _agree_to_stop(stop_asked())
@@ -232,6 +244,20 @@ def evaluate(engine: Engine, validation: list[np.ndarray]) -> float:
             total += float(loss) * objective.weight(validation[mine]) * (first + rank < len(validation))
     engine.module.train()
     return distributed.mean_over_ranks(total) * world / sum(map(objective.weight, validation))
+
+
+def source_losses(engine: Engine, batches: Windows, batch: int, rows_at_once: int) -> dict[str, float]:
+    """Mean loss on the windows of a batch, by the source that they are from, where the batches tell that."""
+    if not isinstance(batches, FromSources):
+        return {}
+    windows, sources = batches[batch], batches.sources(batch)
+    found = {}
+    for number, name in enumerate(batches.source_names):
+        rows = windows[sources == number]
+        if len(rows):
+            parts = [rows[first : first + rows_at_once] for first in range(0, len(rows), rows_at_once)]
+            found[f"train/loss/{name}"] = evaluate(engine, parts)
+    return found
 
 
 def _agree_to_stop(signal_number: int) -> int:

@@ -50,6 +50,7 @@ def run_arm(
     stage: int = 1,
     tracker: Tracker | None = None,
     model_config: dict[str, Any] | None = None,
+    keys: dict[str, Any] | None = None,
     **options: Any,
 ) -> Progress:
     """Train the tiny arm in `folder`, going on from its checkpoints; metrics go to metrics.jsonl.
@@ -60,7 +61,7 @@ def run_arm(
     folder.mkdir(parents=True, exist_ok=True)
     shape = batch_shape(config, LENGTH, distributed.world_size())
     # ZeRO-3 shards nothing below this threshold otherwise
-    keys = {"zero_optimization": {"stage": stage, "stage3_param_persistence_threshold": 10}}
+    keys = keys or {"zero_optimization": {"stage": stage, "stage3_param_persistence_threshold": 10}}
     objective = make_objective(family_of(model_config))
     engine = make_engine(fresh_model(model_config, seed=0), objective, config, shape, keys)
     try:

@@ -12,13 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import yaml
 
 from ligo.core import distributed
 from ligo.core.errors import ConfigError, Interrupted, NumericsError
 from ligo.families.fresh import fresh_config
 from ligo.tracking.jsonl import JsonlTracker
-from ligo.training.config import BatchShape, TrainConfig, batch_shape, check
+from ligo.training.config import BatchShape, TrainConfig, batch_shape, check, check_deepspeed_keys
 from ligo.training.engine import deepspeed_config
+from ligo.training.machine import check_machine
 from ligo.training.schedule import learning_rate, num_steps
 from tests.conftest import REPO
 from tests.training.arms import CONFIG, records, run_arm
@@ -168,6 +171,11 @@ def test_a_diverging_run_stops_with_words(tmp_path: Path) -> None:
         ({"schedule": "cosin"}, "train.schedule=cosine"),
         ({"engine": "jax"}, "deepspeed, torch"),
         ({"precision": "fp8"}, "fp32, bf16"),
+        ({"precision": "fp16"}, "fp16 needs losses to be scaled(.|\n)*train.engine=deepspeed"),
+        ({"export": "all"}, "none, last, every"),
+        ({"on_spike": "panic"}, "warn, rewind"),
+        ({"keep_last": 0}, "train.keep_last=0 must be at least 1"),
+        ({"keep_every": -1}, "train.keep_every=-1 must be at least 0"),
         ({"lr": 0.0}, "train.lr=0 must be above 0"),
         ({"lr": float("nan")}, "train.lr=nan must be above 0"),
         ({"beta1": 2.0}, "train.beta1=2 must be at least 0 and at most 1"),
@@ -204,6 +212,51 @@ def test_deepspeed_keys_pass_through_and_derived_ones_are_refused() -> None:
     assert (made["train_micro_batch_size_per_gpu"], made["gradient_accumulation_steps"]) == (2, 2)
     with pytest.raises(ConfigError, match="deepspeed.gradient_clipping follows from the train options"):
         deepspeed_config({"gradient_clipping": 1.0}, CONFIG, BatchShape(8, 4, 2))
+
+
+@pytest.mark.parametrize(
+    ("zero", "words"),
+    [
+        ({"stage": 2, "offload_param": {"device": "cpu"}}, "the stage is 2(.|\n)*deepspeed=zero3-offload"),
+        ({"stage": 3, "offload_optimizer": {"device": "nvme"}}, "keeps the optimiser's states on a disk"),
+        ({"stage": 4}, "is no ZeRO stage"),
+    ],
+)
+def test_a_stage_that_cannot_do_what_is_asked_is_refused(zero: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words) as error:
+        check_deepspeed_keys({"zero_optimization": zero})
+    assert error.value.exit_code == 2
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU they can be")
+@pytest.mark.parametrize(
+    ("config", "zero", "words"),
+    [
+        ({"precision": "fp16"}, {}, "precision=fp16 needs a GPU(.|\n)*train.precision=bf16"),
+        (
+            {},
+            {"stage": 3, "offload_param": {"device": "nvme", "nvme_path": "/tmp"}},
+            "async_io(.|\n)*zero3-offload",
+        ),
+        ({}, {"stgae": 1}, "does not take deepspeed.zero_optimization.stgae=1"),
+        ({}, {"stage": 1, "offload_optimizer": {"device": "cpuu"}}, "offload_optimizer.device=cpuu"),
+    ],
+)
+def test_what_this_machine_or_deepspeed_cannot_do_is_refused_before_a_model_is_built(
+    config: dict[str, Any], zero: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        check_machine(replace(CONFIG, engine="deepspeed", **config), {"zero_optimization": zero})
+
+
+@pytest.mark.parametrize("name", ["zero2-offload", "zero3-offload"])
+def test_states_and_weights_can_lie_in_the_cpus_memory(name: str, reference: Path, tmp_path: Path) -> None:
+    keys = yaml.safe_load((REPO / "conf" / "deepspeed" / f"{name}.yaml").read_text())
+    config = replace(CONFIG, engine="deepspeed")
+    with pytest.raises(Interrupted):
+        run_arm(tmp_path, config, tracker=StopAt(tmp_path, 3, signal.SIGTERM), keys=keys)
+    run_arm(tmp_path, config, keys=keys)
+    assert losses(tmp_path) == pytest.approx(losses(reference), abs=PARITY)
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "wsd", "constant"])

@@ -98,17 +98,24 @@ class Killed(JsonlTracker):
 
 
 def run(
-    folder: Path, windows: Windows, config: TrainConfig = LONG, kill_at: int | None = None
+    folder: Path,
+    windows: SyntheticWindows,
+    config: TrainConfig = LONG,
+    kill_at: int | None = None,
+    stage: int = 0,
 ) -> tuple[loop.Progress, dict[str, torch.Tensor]]:
     folder.mkdir(exist_ok=True)
+    keys = {"zero_optimization": {"stage": stage, "stage3_param_persistence_threshold": 10}}
     engine = make_engine(
-        fresh_model(tiny_config(), 0), Poisoned(FAMILY), config, batch_shape(config, LENGTH, 1), {}
+        fresh_model(tiny_config(), 0), Poisoned(FAMILY), config, batch_shape(config, LENGTH, 1), keys
     )
     state = loop.train(
         engine, arm="grown", batches=windows, validation=VALIDATION, config=config, flops_per_token=10.0,
         tracker=Killed(folder, kill_at), checkpoints=folder / "checkpoints", config_hash="c", run_id="r",
     )  # fmt: skip
-    return state, engine.weights()
+    weights = engine.weights()
+    engine.close()
+    return state, weights
 
 
 def test_a_bad_batch_is_left_out_counted_and_changes_nothing(tmp_path: Path) -> None:
@@ -173,6 +180,38 @@ def test_a_spike_goes_back_to_the_checkpoint_and_leaves_the_data_since_then_out(
     for step, batch in enumerate(order):
         engine.step(straight[batch], loop.learning_rate(config, step))
     assert all(torch.equal(weight, weights[name]) for name, weight in engine.weights().items())
+
+
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_deepspeed_goes_back_too(stage: int, tmp_path: Path) -> None:
+    config = replace(LONG, spike_factor=2.0, on_spike="rewind")
+    _, expected = run(tmp_path / "torch", Windows(jump=(12,)), config)
+    _, found = run(tmp_path / "zero", Windows(jump=(12,)), replace(config, engine="deepspeed"), stage=stage)
+    for name, weight in found.items():
+        torch.testing.assert_close(weight, expected[name], rtol=0, atol=1e-5)
+
+
+class TwoSources(SyntheticWindows):
+    source_names = ("books", "code", "none of these")
+
+    def sources(self, step: int) -> np.ndarray:
+        return np.arange(8) % 2
+
+
+def test_the_loss_of_every_source_is_logged_at_evaluations(tmp_path: Path) -> None:
+    run(tmp_path, TwoSources(), replace(LONG, evaluate_every=10))
+    found = {r["step"]: r for r in read_records(tmp_path / "metrics.jsonl")}
+    keys = {"train/loss/books", "train/loss/code"}
+    assert [keys <= found[step].keys() for step in (9, 10, 11, 20)] == [False, True, False, True]
+    assert "train/loss/none of these" not in found[10]
+
+    engine = make_engine(
+        fresh_model(tiny_config(), 0), Poisoned(FAMILY), LONG, batch_shape(LONG, LENGTH, 1), {}
+    )
+    both = loop.source_losses(engine, TwoSources(), 3, rows_at_once=3)
+    together = loop.evaluate(engine, [TwoSources()[3]])
+    assert both["train/loss/books"] != both["train/loss/code"]
+    assert sum(both.values()) / 2 == pytest.approx(together)
 
 
 @pytest.mark.parametrize("kill_at", [11, 16])

@@ -1,0 +1,49 @@
+"""Faults on purpose: how many of the kills, cuts, flipped bits and bad batches training survives.
+
+    python -m benchmarks.faults [kills=120 saves=60 ...]
+
+A quarter of an hour on two cores. Campaigns are those of tests/faults; figures go to benchmarks/results/faults.json.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+from benchmarks.common import REPO, finish, row
+
+COUNTS = {"kills": 120, "saves": 60, "launchers": 20, "flips": 500, "ranks": 7, "bad": 17, "parity": 4}
+WORDS = {
+    "kills": "runs that end as if never killed, kill -9 of both ranks at a random instant, ZeRO-1 to 3, fp32 and bf16",
+    "saves": "saves killed at every step of theirs that leave a verified checkpoint, at most one interval old",
+    "launchers": "launchers killed whose ranks are gone within 10 s",
+    "flips": "flipped bits and cut files found before the first forward pass, the file named, the one before taken",
+    "ranks": "runs on 2, 1 and 2 ranks with the windows and losses of one on 2 (1e-6 in fp32, 1e-3 in bf16)",
+    "bad": "batches with a loss or gradient that is not finite that change no bit; the third in a row ends the run",
+    "parity": "ZeRO stages with plain torch's losses over 50 steps, fp32, to 1e-5",
+}
+
+
+def fault_rows(counts: dict[str, int] = COUNTS) -> tuple[dict[str, Any], dict[str, Any]]:
+    """One row for each campaign: good trials of all."""
+    command = [sys.executable, "-m", "tests.faults.campaigns", *(f"{name}={n}" for name, n in counts.items())]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "DS_ACCELERATOR": "cpu"}
+    done = subprocess.run(command, cwd=REPO, check=True, stdout=subprocess.PIPE, text=True, env=environment)
+    details = json.loads(done.stdout.splitlines()[-1])
+    rows = {
+        WORDS[name]: row(found["good"], found["trials"], found["good"] == found["trials"])
+        for name, found in details.items()
+    }
+    return rows, details
+
+
+def main() -> None:
+    asked = {name: int(count) for name, _, count in (word.partition("=") for word in sys.argv[1:])}
+    finish("faults", *fault_rows(asked or COUNTS))
+
+
+if __name__ == "__main__":
+    main()
