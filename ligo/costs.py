@@ -31,6 +31,7 @@ from ligo.accounting.memory import (
 )
 from ligo.config import TRAINING_STAGES, GrowConfig, learns_maps, scratch_training
 from ligo.core.distributed import world_size
+from ligo.core.libraries import quiet_libraries
 from ligo.growth.plan import GrowthPlan
 from ligo.learning.config import LearnConfig, learn_shape
 from ligo.training.config import TrainConfig, batch_shape, num_steps
@@ -130,6 +131,7 @@ class _Forecast:
         )
         if self.hardware.is_unknown or not plan.target.has_head:
             return known
+        quiet_libraries()
         stages = {"learn": self.learn()} if self.learns else {}
         if "write" in config.stages:
             stages["write"] = self.write(dtype)

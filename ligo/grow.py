@@ -22,7 +22,7 @@ from ligo.config import (
 from ligo.core.distributed import world_size
 from ligo.core.errors import check_installed
 from ligo.core.log import say
-from ligo.plan import known_config, make_plan, name_after_folder, plan_json, plan_text
+from ligo.plan import check_memory, known_config, make_plan, name_after_folder, plan_json, plan_text
 
 if TYPE_CHECKING:
     from ligo.checkpoint.reader import Checkpoint
@@ -44,15 +44,17 @@ def grow(config: GrowConfig, config_yaml: str) -> None:
         LigoError: with the exit code that fits.
     """
     config = replace(config, small=name_after_folder(config.small))
+    config = replace(config, hardware=replace(config.hardware, count=None))  # the ranks that there are
     check_extras(config)
     check_training_fits(config)
     known = known_config(config.small)
     announced = None
     if known is not None:
-        announced = plan_text(config, make_plan(config, known))
+        plan = make_plan(config, known)
+        announced = plan_text(config, plan)
         say(announced)
+        check_memory(config, plan)
 
-    # torch and transformers load from here on
     from ligo.core import distributed
     from ligo.core.libraries import quiet_libraries
     from ligo.core.run import Run, config_hash
@@ -122,19 +124,18 @@ def check_inputs(folder: Path, config: GrowConfig, run: Run, announced: str | No
     checkpoint, plan = open_small(folder, config)
     if (text := plan_text(config, plan)) != announced:
         say(text)
+        check_memory(config, plan)
     objective = make_objective(plan.small, checkpoint.tokenizer, trains=needs_objective(config))
     checkpoint.expect(expected_shapes(plan.small))
     if config.operator.init is not None and "learn" in config.stages:
         check_learning_inputs(checkpoint, plan, config)
-    moment_bytes = 0
     if config.operator.optimizer_state != "reset":
         open_optimizer_state(folder, config.small.optimizer_state, plan.small)
-        moment_bytes = 8 * plan.target.num_parameters  # two float32 numbers for each
     with distributed.others_wait() as alone:
         if alone:  # the others find the tokens in the cache
             objective.prepare(config.data)
     if not run.grown.exists():
-        needed = plan_json(config, plan)["bytes"]["disk"] + moment_bytes
+        needed = plan_json(config, plan)["bytes"]["disk"]
         check_free_disk(run.folder, needed - unfinished_bytes(run.grown))
 
 

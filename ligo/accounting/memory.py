@@ -64,8 +64,8 @@ def zero_keys(deepspeed: Mapping[str, Any]) -> dict[str, Any]:
     stage = given.get("stage", 0)
 
     def size(key: str, default: int) -> int:
-        value = given.get(f"stage3_{key}", given.get(key, default))
-        return default if value == "auto" else int(value)
+        value: Any = given.get(f"stage3_{key}", given.get(key, default))
+        return default if value in (None, "auto") else int(value)
 
     return {
         "stage": stage,
