@@ -31,6 +31,7 @@ from ligo.accounting.memory import (
 )
 from ligo.config import TRAINING_STAGES, GrowConfig, learns_maps, scratch_training
 from ligo.core.distributed import world_size
+from ligo.core.libraries import quiet_libraries
 from ligo.growth.plan import GrowthPlan
 from ligo.learning.config import LearnConfig, learn_shape
 from ligo.training.config import TrainConfig, batch_shape
@@ -54,6 +55,8 @@ class StageCost:
     """None: the machine's rates are not known."""
     ranks: int
     """That the stage keeps busy, or waiting."""
+    work: Work
+    """Of one rank."""
 
     def hours(self) -> float | None:
         """Device hours."""
@@ -131,6 +134,7 @@ class _Forecast:
         )
         if self.hardware.is_unknown or not plan.target.has_head:
             return known
+        quiet_libraries()
         stages = {"learn": self.learn()} if self.learns else {}
         if "write" in config.stages:
             stages["write"] = self.write(dtype)
@@ -203,7 +207,7 @@ class _Forecast:
         evaluations = 1 + math.ceil(steps / arm.evaluate_every)
         work += evaluation.work.times(evaluations * self._validation_passes / self.ranks)
         flops = model_flops(self.plan.target, self.length).training * arm.max_tokens
-        return StageCost(self.training_memory(arm), flops, self._seconds(work), self.ranks)
+        return StageCost(self.training_memory(arm), flops, self._seconds(work), self.ranks, work)
 
     def training_memory(
         self,
@@ -292,7 +296,7 @@ class _Forecast:
         work = (step.work.times(shape.micro_batches) + Work(updated=learning.parameters)).times(steps)
         passes = evaluations * self._validation_passes / self.ranks
         work += self._learning_step(options, learns=False).work.times(passes)
-        return StageCost(self.learning_memory(options), flops, self._seconds(work), self.ranks)
+        return StageCost(self.learning_memory(options), flops, self._seconds(work), self.ranks, work)
 
     def learning_memory(self, options: LearnConfig) -> Memory:
         """The memory of a rank with these options of `learn`."""
@@ -375,7 +379,7 @@ class _Forecast:
             moved_bytes=3 * compute * numbers,
         )
         memory = Memory(weights=write_peak(largest * compute) - Memory().libraries, phase="writing")
-        return StageCost(memory, flops, self._seconds(work), self.ranks)
+        return StageCost(memory, flops, self._seconds(work), self.ranks, work)
 
     @property
     def _validation_windows(self) -> int:

@@ -23,7 +23,7 @@ from ligo.config import (
 from ligo.core.distributed import world_size
 from ligo.core.errors import check_installed
 from ligo.core.log import say
-from ligo.plan import known_config, make_plan, name_after_folder, plan_json, plan_text
+from ligo.plan import check_memory, known_config, make_plan, name_after_folder, plan_json, plan_text
 from ligo.schedule import (
     before_training,
     disk_bytes,
@@ -54,6 +54,7 @@ def grow(config: GrowConfig, config_yaml: str) -> None:
         LigoError: with the exit code that fits.
     """
     config = replace(config, small=name_after_folder(config.small))
+    config = replace(config, hardware=replace(config.hardware, count=None))  # the ranks that there are
     check_extras(config)
     check_training_fits(config)
     inner = read_growths(config)
@@ -64,8 +65,8 @@ def grow(config: GrowConfig, config_yaml: str) -> None:
         plan = make_plan(config, known)
         announced = plan_text(config, plan) + schedule_text(config, plan, inner)
         say(announced)
+        check_memory(config, plan)
 
-    # torch and transformers load from here on
     from ligo.core import distributed
     from ligo.core.libraries import quiet_libraries
     from ligo.core.run import Run, config_hash
@@ -144,6 +145,7 @@ def check_inputs(
     checkpoint, plan = open_small(folder, config)
     if (text := plan_text(config, plan) + schedule_text(config, plan, inner)) != announced:
         say(text)
+        check_memory(config, plan)
     objective = make_objective(
         plan.small, checkpoint.tokenizer, trains=needs_objective(config), attend=config.data.attend
     )
@@ -151,16 +153,14 @@ def check_inputs(
     check_dropping(config.train, plan.target)
     if config.operator.init is not None and "learn" in config.stages:
         check_learning_inputs(checkpoint, plan, config)
-    moment_bytes = 0
     if config.operator.optimizer_state != "reset":
         open_optimizer_state(folder, config.small.optimizer_state, plan.small)
-        moment_bytes = 8 * plan.target.num_parameters  # two float32 numbers for each
     with distributed.others_wait() as alone:
         if alone:  # the others find the tokens in the cache
             check_budget(objective.prepare(config.data), config.data, most_windows(config))
     if not run.grown.exists():
         inside = disk_bytes(plan_growths(first_model(config, plan), inner))
-        needed = plan_json(config, plan)["bytes"]["disk"] + moment_bytes + inside
+        needed = plan_json(config, plan)["bytes"]["disk"] + inside
         there = sum(file.stat().st_size for file in run.folder.glob("growth-*/*/*"))
         check_free_disk(run.folder, needed - there - unfinished_bytes(run.grown))
 

@@ -209,7 +209,7 @@ def _machine_lines(config: GrowConfig, cost: Costs) -> list[str]:
     return lines
 
 
-def check_fits(config: GrowConfig, plan: GrowthPlan, *, probe: bool = False) -> None:
+def check_memory(config: GrowConfig, plan: GrowthPlan, *, probe: bool = False) -> None:
     """Refuse what the machine's memory does not hold.
 
     Raises:
@@ -253,7 +253,7 @@ def print_plan(config: GrowConfig, _yaml: str) -> None:
         print(json.dumps(plan_json(config, plan, probe=True) | growths, indent=2))
     else:
         print(plan_text(config, plan, probe=True) + schedule_text(config, plan, inner))
-    check_fits(config, plan, probe=True)
+    check_memory(config, plan, probe=True)
 
 
 if __name__ == "__main__":

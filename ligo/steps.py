@@ -53,7 +53,7 @@ class StepCost:
         return StepCost(
             line(self.activations_bytes, other.activations_bytes),
             line(self.peak_bytes, other.peak_bytes),
-            line(self.gradients_at_peak_bytes, other.gradients_at_peak_bytes),
+            max(0.0, line(self.gradients_at_peak_bytes, other.gradients_at_peak_bytes)),
             self.work.times(1 + factor) + other.work.times(-factor),
         )
 

@@ -359,7 +359,7 @@ def test_the_documented_command_stops_with_words_where_the_weights_cannot_be_had
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert run(grow, "+small=llama-7b", "+target=13b") == 4
+    assert run(grow, "+small=llama-7b", "+target=13b", "hardware=none") == 4
     out, err = capsys.readouterr()
     assert "6,738,415,616 -> 13,015,864,320" in out
     assert "looked for: hub id 'huggyllama/llama-7b'" in err
@@ -367,9 +367,9 @@ def test_the_documented_command_stops_with_words_where_the_weights_cannot_be_had
     assert list(tmp_path.iterdir()) == []  # no partial output
 
 
-def test_a_plan_needs_neither_weights_nor_torch() -> None:
+def test_a_plan_for_no_machine_needs_neither_weights_nor_torch() -> None:
     code = (
-        "import sys; sys.argv = ['x', '+small=llama-7b', '+target=13b', 'output=json']\n"
+        "import sys; sys.argv = ['x', '+small=llama-7b', '+target=13b', 'hardware=none', 'output=json']\n"
         "from ligo.plan import *\nmain(print_plan, DESCRIPTION, EXAMPLES)\n"
         "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
     )
@@ -379,7 +379,7 @@ def test_a_plan_needs_neither_weights_nor_torch() -> None:
 
 
 def test_a_reader_that_has_seen_enough_is_no_error() -> None:
-    command = f"{sys.executable} -m ligo.plan +small=llama-7b +target=13b | head -1"
+    command = f"{sys.executable} -m ligo.plan +small=llama-7b +target=13b hardware=none | head -1"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=REPO)
     assert done.stdout.startswith("Growth plan: llama-7b -> llama-13b")
     assert done.stderr == ""

@@ -49,7 +49,7 @@ def test_a_plus_before_our_own_groups_is_accepted() -> None:
 def test_documented_plans_have_the_published_parameter_counts(
     small: str, target: str, counts: tuple[int, int | None]
 ) -> None:
-    config, _ = compose([f"+small={small}", f"+target={target}"])
+    config, _ = compose([f"+small={small}", f"+target={target}", "hardware=none"])
     model = known_config(config.small)
     assert model is not None
     data = plan_json(config, make_plan(config, model))

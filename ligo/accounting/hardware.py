@@ -21,7 +21,7 @@ class HardwareConfig:
     name: str = "cpu"
     """Shown in plans."""
     count: int | None = None
-    """Devices, one rank on each. null: as many as there are ranks now."""
+    """Devices to plan for, one rank on each. null: as many as there are ranks now, as in every run."""
     memory_gib: float | None = None
     """Memory of one device. null: what is free here, or the memory of the GPU that is here."""
     bf16_tflops: float | None = None

@@ -65,7 +65,7 @@ def zero_keys(deepspeed: Mapping[str, Any]) -> dict[str, Any]:
 
     def size(key: str, default: int) -> int:
         value: Any = given.get(f"stage3_{key}", given.get(key, default))
-        return default if value == "auto" else int(value)
+        return default if value in (None, "auto") else int(value)
 
     return {
         "stage": stage,

@@ -80,8 +80,16 @@ class Trace(TorchDispatchMode):
             return 1  # a number is asked for, and there is none
         inputs = tree_leaves((args, kwargs))
         self._hold(inputs)
-        out = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten._grouped_mm.default and isinstance(args[0], FakeTensor):
+            out = self._grouped_product(args[0], args[1], args[2] if len(args) > 2 else kwargs["offs"])
+        else:
+            out = func(*args, **(kwargs or {}))
         name = func._schema.name.partition("::")[2]
+        if name == "_scaled_dot_product_flash_attention_for_cpu" and isinstance(out[0], FakeTensor):
+            windows, heads, length, size = out[
+                0
+            ].shape  # without numbers torch forgets that heads lie side by side
+            out = (out[0].new_empty(windows, length, heads, size).transpose(1, 2), *out[1:])
         if name in _FREE:
             self._note_storages(out)
             return out
@@ -97,6 +105,13 @@ class Trace(TorchDispatchMode):
             self.moved_bytes += moved
         self._note_storages(out)
         return out
+
+    def _grouped_product(self, left: Tensor, right: Tensor, ends: Tensor) -> Tensor:
+        """Products of experts in one op, which torch takes in bf16 only where there are no numbers."""
+        rows, columns = left.shape[-2], right.shape[-1]
+        groups = (len(ends),) if left.ndim == right.ndim == 2 else ()
+        self.matmul_flops[left.dtype] += 2.0 * rows * columns * left.shape[-1]
+        return left.new_empty(*groups, rows, columns)
 
     @property
     def work(self) -> Work:

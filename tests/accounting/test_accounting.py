@@ -7,7 +7,6 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ligo.accounting.flops import model_flops
-from ligo.accounting.memory import estimate
 from ligo.accounting.savings import Point, first_staying_below, loss_at, savings, speedup_as_saving
 from ligo.families.base import family_of
 from tests.conftest import random_model, tiny_config
@@ -63,13 +62,3 @@ def test_losses_within_a_budget_are_measured_ones() -> None:
 
 def test_a_published_speedup_becomes_a_saving() -> None:
     assert speedup_as_saving(0.546) == pytest.approx(0.353, abs=5e-4)  # arXiv 2405.15319, 54.6 %
-
-
-@pytest.mark.parametrize(("stage", "bytes_each"), [(0, 16), (1, 10), (2, 9), (3, 8)])
-def test_zero_stages_shard_states_then_gradients_then_weights(stage: int, bytes_each: int) -> None:
-    # two ranks: bf16 weights 2, gradients 2, master copy and moments 12
-    memory = estimate(
-        small_parameters=10, target_parameters=100, depth_ratio=1.0, largest_tensor=10, dtype="float32", trains=False,
-        zero_stage=stage, world_size=2, precision="bf16",
-    )  # fmt: skip
-    assert memory.train_per_rank == 100 * bytes_each
