@@ -41,6 +41,7 @@ from ligo.training.dropping import training_flops
 from ligo.training.engine import Engine
 from ligo.training.loop import Progress, evaluate
 from ligo.training.moments import write_moments
+from ligo.training.watch import Health
 
 _ARM = "grown"
 
@@ -76,7 +77,7 @@ class SegmentedRun(GrowthRun):
             growth: the growth that ends the segment; None: the end of the budget, and the arm's result.
         """
         training, number = self.config.train, growth.number - 1 if growth else len(self._growths)
-        start = Progress() if grown is None else _after(grown)
+        start, health = (Progress(), Health()) if grown is None else _after(grown)
         made_by = grown or (None if training.start == "small" else self)
         family, model, moments, new = self._begin() if made_by is None else _made_by(made_by)
         engine = self._engine(self._pretrained(model), training, family, moments, new, start.step)
@@ -89,10 +90,11 @@ class SegmentedRun(GrowthRun):
             family,
             self.run.checkpoints(_ARM) / f"segment-{number}",
             start=start,
+            health=health,
             until_step=growth and growth.at_tokens // training.batch_tokens,
         )
         if growth is not None:
-            self._keep_for_growth(engine, family, growth, done)
+            self._keep_for_growth(engine, family, growth, done, health)
         elif grown is not None:
             grown._keep_trained(engine.weights(), done.tokens, done.loss, self.run.trained)
         engine.close()
@@ -119,7 +121,9 @@ class SegmentedRun(GrowthRun):
                 grown.run.finish_stage("evaluate", {"loss_before": start.loss, "after": asdict(after)})
         return after
 
-    def _keep_for_growth(self, engine: Engine, family: Family, growth: Growth, done: Progress) -> None:
+    def _keep_for_growth(
+        self, engine: Engine, family: Family, growth: Growth, done: Progress, health: Health
+    ) -> None:
         """Leave the model of a segment's end as a stock folder, with its moments where they are wanted."""
         weights, wants_moments = engine.weights(), growth.operator.optimizer_state != "reset"
         step, moments = engine.moments() if wants_moments else (0, {})
@@ -134,7 +138,8 @@ class SegmentedRun(GrowthRun):
                         self.small.tokenizer().save_pretrained(folder)
                     settings = {key: value for key, value in family.config.items() if key != "torch_dtype"}
                     write_json(folder / "config.json", {**settings, "dtype": "float32"})
-                    write_json(folder / "progress.json", asdict(done))
+                    seen = asdict(replace(health, recent=[]))  # losses after growth are no match for these
+                    write_json(folder / "progress.json", {"progress": asdict(done), "health": seen})
                 shutil.rmtree(self.run.checkpoints(_ARM), ignore_errors=True)  # only for going on
 
     # --- growth -------------------------------------------------------------------------------------
@@ -188,11 +193,13 @@ def _made_by(grown: GrowthRun) -> _Beginning:
     return grown.plan.target, grown.run.grown, state, new
 
 
-def _after(grown: GrowthRun) -> Progress:
-    """Where the arm stands after a growth: at the same step, with what growing cost."""
-    before = Progress(**read_json(grown.small.folder / "progress.json"))
+def _after(grown: GrowthRun) -> tuple[Progress, Health]:
+    """Where the arm stands after a growth: at the same step, with what growing cost; and what it has seen so far."""
+    kept = read_json(grown.small.folder / "progress.json")
+    before = Progress(**kept["progress"])
     learned_s = grown.run.stage_results().get("learn", {}).get("wall_s", 0.0)
-    return replace(before, flops=before.flops + operator_flops(grown.run), wall_s=before.wall_s + learned_s)
+    after = replace(before, flops=before.flops + operator_flops(grown.run), wall_s=before.wall_s + learned_s)
+    return after, Health(**kept["health"])
 
 
 class _LearningOf:

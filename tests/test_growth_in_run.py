@@ -22,6 +22,7 @@ from ligo.plan import known_config, make_plan
 from ligo.reports.collect import load_run
 from ligo.reports.figures import loss_chart
 from ligo.schedule import before_training, first_model, plan_growths, read_growths, schedule_text
+from ligo.tracking.jsonl import MEASURED
 from tests.conftest import REPO
 from tests.test_commands import run
 
@@ -85,7 +86,7 @@ def read(path: Path) -> Any:
 def records(folder: Path, arm: str = "grown") -> list[dict[str, Any]]:
     """The metrics of an arm without the wall time."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k != "wall_s"} for line in lines if line["arm"] == arm]
+    return [{k: v for k, v in line.items() if k not in MEASURED} for line in lines if line["arm"] == arm]
 
 
 def losses(folder: Path) -> list[float]:

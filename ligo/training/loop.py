@@ -83,6 +83,7 @@ def train(
     config_hash: str,
     run_id: str = "",
     start: Progress | None = None,
+    health: Health | None = None,
     until_step: int | None = None,
 ) -> Progress:
     """Train one arm to the end of its token budget, going on from its newest checkpoint if there is one.
@@ -93,6 +94,7 @@ def train(
         checkpoints: folder of this arm's checkpoints.
         run_id: of the run folder; checkpoints of other runs are not loaded.
         start: where an arm stands that has been trained up to here as another model.
+        health: what it has seen until then; what is seen here is added to it.
         until_step: where it is to stop before the end of its budget.
 
     Raises:
@@ -102,16 +104,17 @@ def train(
         ConfigError: ranks were started with different options.
     """
     _agree_on_config(config_hash)
-    state, health = Progress() if start is None else replace(start), Health()
+    state, health = Progress() if start is None else replace(start), health or Health()
     saved = load_latest(engine, checkpoints, config_hash, run_id)
     if saved is not None:
-        state, health = Progress(**saved["progress"]), Health(**saved["health"])
+        state = Progress(**saved["progress"])
+        vars(health).update(saved["health"])
     tracker.rewind(arm, state.step or -1)
     total = num_steps(config) if until_step is None else until_step
     section = _SECTIONS.get(arm, "train")
 
     def save() -> None:
-        last = state.step == total
+        last = state.step == num_steps(config)
         save_checkpoint(
             engine, checkpoints,
             {"step": state.step, "config_hash": config_hash, "run_id": run_id, "progress": asdict(state),
