@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -135,8 +136,6 @@ def test_a_useless_teacher_ends_the_run_with_the_reasons(
 def test_wrong_input_is_refused_before_anything_is_written(
     arguments: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import re
-
     assert run(*arguments, f"run.dir={tmp_path / 'run'}") in (2, 3)
     message = capsys.readouterr().err
     assert re.search(words, message), message

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +29,16 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def complete(folder: Path, numbers: list[int], seed: int = 0, **config: Any) -> list[Completion]:
+def complete(
+    folder: Path, numbers: list[int], seed: int = 0, prompts: Prompts = PROMPTS, **config: Any
+) -> list[Completion]:
     settings = {"path": str(folder), "max_tokens": 12, "concurrency": 1, **config}
     teacher = TEACHERS.get("local")(TeacherConfig(**settings), seed)
     left = iter(numbers)
 
     def next_request() -> Request | None:
         number = next(left, None)
-        return None if number is None else PROMPTS[number]
+        return None if number is None else prompts[number]
 
     return list(teacher.complete(next_request))
 
@@ -73,8 +76,6 @@ def test_it_stops_at_the_task_that_is_not_wanted(checkpoint: Path) -> None:
 
 
 def test_a_chat_model_is_asked_in_its_own_words(checkpoint: Path, tmp_path: Path) -> None:
-    import shutil
-
     shutil.copytree(checkpoint, tmp_path / "chat")
     (tmp_path / "chat" / "chat_template.jinja").write_text("<u>{{ messages[0].content }}</u>")
     (plain,), (chat,) = (complete(folder, [0], temperature=0) for folder in (checkpoint, tmp_path / "chat"))
@@ -89,10 +90,6 @@ def test_what_cannot_be_loaded_or_asked_is_refused(checkpoint: Path, tmp_path: P
     (tmp_path / "config.json").write_text('{"model_type": "no_such_model"}')
     with pytest.raises(CheckpointError, match="cannot be loaded as a causal language model"):
         complete(tmp_path, [0])
-    global PROMPTS
-    short, PROMPTS = PROMPTS, Prompts(SEEDS, PromptConfig(shown=20, tasks=30), 0)
-    try:
-        with pytest.raises(ConfigError, match="but the model takes 1024(.|\n)*prompt.shown=1"):
-            complete(checkpoint, [0])
-    finally:
-        PROMPTS = short
+    long = Prompts(SEEDS, PromptConfig(shown=20, tasks=30), 0)
+    with pytest.raises(ConfigError, match="but the model takes 1024(.|\n)*prompt.shown="):
+        complete(checkpoint, [0], prompts=long)

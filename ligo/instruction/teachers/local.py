@@ -73,7 +73,7 @@ class LocalTeacher:
         if width >= room:
             raise ConfigError(
                 f"a prompt has {width} tokens, but the model takes {room}, prompt and completion together.\n"
-                "  Try: prompt.shown=1, or a teacher with a longer context"
+                "  Try: a smaller prompt.shown=, or a teacher with a longer context"
             )
         torch.manual_seed(self._draw(batch[0].number))
         sampling: dict[str, Any] = {"do_sample": False}
