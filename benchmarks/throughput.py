@@ -21,6 +21,7 @@ from collections.abc import Callable
 from contextlib import redirect_stdout
 from functools import partial
 from io import StringIO
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ class Turns:
     def tokens_per_s(self, name: str) -> float:
         """The median step's, after WARM of them, in CPU seconds of its thread."""
         ends = self._ends[name][WARM - 1 : WARM + STEPS]
-        return WINDOWS * LENGTH / statistics.median(np.diff(ends))
+        return WINDOWS * LENGTH / statistics.median(end - start for start, end in pairwise(ends))
 
 
 class Tokens:
