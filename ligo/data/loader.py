@@ -100,29 +100,26 @@ def _sources(data: Data) -> tuple[Mapping[str, Corpus | Images], Sequence[Fracti
 
 
 def check_budget(data: Data, config: DataConfig, num_windows: int) -> None:
-    """Say, before a run of so many windows, how often each source will be gone through, if any is more than once.
+    """Say, before a run of so many windows, how often each source of it will be gone through.
+
+    Of a single source that is said only where it ends before the run does.
 
     Raises:
         DataError: a source ends before that, and data.when_exhausted=stop.
     """
-    batches = Batches(data, config.sequence_length, 1, 0)
-    epochs = batches.epochs(num_windows)
-    over = {name: times for name, times in epochs.items() if times > 1}
-    if not over:
-        return
-    first = max(over, key=lambda name: over[name])
-    if config.when_exhausted == "stop":
+    epochs = Batches(data, config.sequence_length, 1, 0).epochs(num_windows)
+    over = [name for name, times in epochs.items() if times > 1]
+    if over and config.when_exhausted == "stop":
+        first = max(over, key=lambda name: epochs[name])
         raise DataError(
-            f"the data '{first}' ends after {100 / over[first]:.3g} % of the run, which would go through it "
-            f"{over[first]:.3g} times, and data.when_exhausted=stop.\n"
-            f"  Try: train.max_tokens={int(num_windows / over[first]) * config.sequence_length}, "
+            f"the data '{first}' ends after {100 / epochs[first]:.3g} % of the run, which would go through it "
+            f"{epochs[first]:.3g} times, and data.when_exhausted=stop.\n"
+            f"  Try: train.max_tokens={int(num_windows / epochs[first]) * config.sequence_length}, "
             "or data.when_exhausted=repeat, or more text"
         )
-    say(
-        "data: "
-        + ", ".join(f"{name} {times:.2f} epochs" for name, times in epochs.items())
-        + f"; {', '.join(over)} will be repeated, in a new order each time"
-    )
+    if over or len(epochs) > 1:
+        repeated = f"; {', '.join(over)} will be repeated, in a new order each time" if over else ""
+        say("epochs: " + ", ".join(f"{name} {times:.2f}" for name, times in epochs.items()) + repeated)
 
 
 def validation_batches(

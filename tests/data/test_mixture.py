@@ -108,12 +108,15 @@ def test_evaluation_is_by_source_and_in_all_by_weight() -> None:
 def test_a_source_that_ends_is_repeated_and_said_so(capsys: pytest.CaptureFixture[str]) -> None:
     data = DataConfig(sequence_length=LENGTH)
     check_budget(mixture(), data, 50)
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr().out == "epochs: big 0.30, middle 0.75, little 1.00\n"
     check_budget(mixture(), data, 100)
     assert capsys.readouterr().out == (
-        "data: big 0.60 epochs, middle 1.50 epochs, little 2.00 epochs; middle, little will be repeated, "
-        "in a new order each time\n"
+        "epochs: big 0.60, middle 1.50, little 2.00; middle, little will be repeated, in a new order each time\n"
     )
+    check_budget(mixture().sources["big"], data, 100)
+    assert capsys.readouterr().out == ""
+    check_budget(mixture().sources["big"], data, 101)
+    assert "epochs: big 1.01; big will be repeated" in capsys.readouterr().out
 
 
 def test_a_source_that_ends_is_refused_where_it_may_not_be_repeated() -> None:
