@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: setup demo test lint smollm2 minilm bench-demo bench-algebra bench-scale clean
+.PHONY: setup demo test lint smollm2 minilm bench-demo bench-algebra bench-scale bench-sweep clean
 
 setup: $(INSTALLED)
 
@@ -41,6 +41,9 @@ bench-algebra: setup
 
 bench-scale: setup
 	$(BIN)/python -m benchmarks.scale
+
+bench-sweep: setup
+	$(BIN)/python -m benchmarks.sweep
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

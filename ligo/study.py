@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import product
 from typing import Any
@@ -19,12 +19,14 @@ from ligo.config import (
     options,
 )
 from ligo.core.errors import ConfigError, LigoError, PlanError, nearest
+from ligo.core.log import progress
 from ligo.core.run import config_hash
 from ligo.grow import check_extras, run_folder
 from ligo.plan import known_config, make_plan, name_after_folder
-from ligo.sweeps import grid, submit
+from ligo.sweeps import grid, slurm, submit
 from ligo.sweeps.grid import StudyConfig, Trial
 from ligo.sweeps.submit import ClusterConfig
+from ligo.sweeps.words import arms_of_lists, flat, last_of_each, quoted, split_list, with_values
 
 _OURS = ("study", "cluster")
 _OPTION_LISTS = ("study.arms.", "study.sizes.", "study.overrides")
@@ -74,12 +76,12 @@ class Cell:
         own = {"seed": seed} if rate is None else {"seed": seed, self.rate_key: rate}
         name = f"{self.arm}-{self.size}" if self.size else self.arm
         run = replace(self.config.run, study=self.study, name=name, dir=None)
-        folder = run_folder(replace(self.config, run=run), config_hash(_with(self.resolved, own)))
+        folder = run_folder(replace(self.config, run=run), config_hash(with_values(self.resolved, own)))
         words = [f"{key}={value!r}" for key, value in own.items()]
         words += [f"run.study={self.study}", f"run.name={name}", f"run.dir={folder}"]
         return Trial(
             folder=folder, arm=self.arm, size=self.size, seed=seed, rate=rate, stages=self.stages,
-            loss_stage=self.loss_stage, options=_last_of_each([*self.options, *words]),
+            loss_stage=self.loss_stage, options=last_of_each([*self.options, *words]),
         )  # fmt: skip
 
 
@@ -113,10 +115,12 @@ def compose_sweep(arguments: Sequence[str]) -> tuple[SweepConfig, list[str]]:
     assert isinstance(config, SweepConfig)
     grid.check(config.study)
     submit.check(config.cluster)
-    return config, [argument for argument in arguments if argument not in ours]
+    if config.cluster.name == "slurm":
+        slurm.check(config.cluster)
+    return _with_seeds(config, [argument for argument in arguments if argument not in ours])
 
 
-def make_cells(study: StudyConfig, options: Sequence[str], progress: Any = None) -> list[Cell]:
+def make_cells(study: StudyConfig, options: Sequence[str]) -> list[Cell]:
     """All arms at all sizes, checked and planned.
 
     Args:
@@ -132,6 +136,7 @@ def make_cells(study: StudyConfig, options: Sequence[str], progress: Any = None)
             raise ConfigError(
                 f"{argument}: a sweep gives each run its folder and its name.\n  Try: study.name=NAME, for runs/NAME/"
             )
+    _check_swept(study, options)
     if study.arms:
         arms = study.arms
         _refuse_lists(options)
@@ -139,15 +144,20 @@ def make_cells(study: StudyConfig, options: Sequence[str], progress: Any = None)
         arms, options = arms_of_lists(options)
     cells: list[Cell] = []
     refused: dict[str, str] = {}
-    for size, size_options in (study.sizes or {"": []}).items():
-        common = [*study.overrides, *size_options]
-        base = _resolved([*common, *options]) if study.arms else None
-        for arm, arm_options in arms.items():
-            words = _last_of_each([*common, *arm_options, *options])
+    sizes = study.sizes or {"": []}
+    bases = {
+        size: _composed(last_of_each([*study.overrides, *size_options, *options]))[1]
+        for size, size_options in (sizes.items() if study.arms else ())
+    }
+    with progress("checking arms", len(sizes) * len(arms)) as bar:
+        for (size, size_options), (arm, arm_options) in product(sizes.items(), arms.items()):
+            bar.advance()
+            common = [*study.overrides, *size_options]
+            words = last_of_each([*common, *arm_options, *options])
             try:
                 config, resolved = _composed(words)
-                if base is not None:
-                    _check_held(base, resolved, searched=bool(study.learning_rates))
+                if study.arms:
+                    _check_held(bases[size], resolved, searched=bool(study.learning_rates))
                 _check_buildable(config)
             except LigoError as error:
                 refused[f"{arm} ({size})" if size else arm] = str(error)
@@ -160,40 +170,40 @@ def make_cells(study: StudyConfig, options: Sequence[str], progress: Any = None)
     return cells
 
 
-def arms_of_lists(options: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
-    """`operator=a,b seed=0,1` -> an arm for each combination, and the options that are no lists."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import OverrideParseException
-
-    lists: list[list[str]] = []
-    single: list[str] = []
-    for argument in options:
-        try:
-            parsed = OverridesParser.create().parse_override(argument.lstrip("+"))
-        except OverrideParseException:  # a file name, which may hold anything
-            single.append(argument)
-            continue
-        if parsed.is_sweep_override():
-            lists.append([f"{parsed.key_or_group}={value}" for value in parsed.sweep_string_iterator()])
-        else:
-            single.append(argument)
-    arms = {}
-    for combination in product(*lists):
-        name = "-".join(_slug(word, alone=len(lists) == 1) for word in combination) or "run"
-        if name in arms:
-            raise ConfigError(
-                f"{name} is asked for twice, which would be two runs with one name.\n  Try: each value once"
-            )
-        arms[name] = list(combination)
-    return arms, single
-
-
 # --- checks ---------------------------------------------------------------------------------------------
+
+
+def _with_seeds(config: SweepConfig, options: list[str]) -> tuple[SweepConfig, list[str]]:
+    """`seed=0,1` beside a plain grid gives the study's seeds."""
+    words = [option for option in options if option.lstrip("+").startswith("seed=")]
+    if config.study.arms or not words:
+        return config, options
+    try:
+        seeds = [int(value) for value in words[-1].partition("=")[2].strip("[]").split(",")]
+    except ValueError:
+        raise ConfigError(f"{words[-1]} is no list of whole numbers.\n  Try: seed=0,1,2") from None
+    study = replace(config.study, seeds=seeds)
+    grid.check(study)
+    return replace(config, study=study), [option for option in options if option not in words]
+
+
+def _check_swept(study: StudyConfig, options: Sequence[str]) -> None:
+    """Refuse what the study sets for each run anew, and would silently replace."""
+    for word in [*study.overrides, *(word for size in study.sizes.values() for word in size), *options]:
+        key, _, value = word.lstrip("+").partition("=")
+        if key == "seed":
+            raise ConfigError(
+                f"{word}: the study sets the seed of each run.\n  Try: study.seeds=[{value.strip('[]')}]"
+            )
+        if key in _RATES and study.learning_rates:
+            raise ConfigError(
+                f"{word}: the study searches the rate of each arm.\n  Try: study.learning_rates=[{value}], or =[] for none"
+            )
 
 
 def _check_held(base: Mapping[str, Any], resolved: Mapping[str, Any], *, searched: bool) -> None:
     """Refuse an arm that sees other data, evaluates on others, or takes other batches than the rest."""
-    before, after = _flat(base), _flat(resolved)
+    before, after = flat(base), flat(resolved)
     for key in sorted(before.keys() | after.keys()):
         if before.get(key) == after.get(key) or key in _ITS_OWN:
             continue
@@ -263,7 +273,7 @@ def _refuse_lists(options: Sequence[str]) -> None:
     if list(lists) != ["run"]:
         word = next(iter(lists.values()))[0]
         key = word.split("=")[0]
-        hint = {"seed": "study.seeds=[0,1]", **dict.fromkeys(_RATES, "study.learning_rates=[1e-3,2e-3]")}
+        hint = dict.fromkeys(_RATES, "study.learning_rates=[1e-3,2e-3]")
         raise ConfigError(
             f"a list of values for {key} makes arms, and the study names its own.\n"
             f"  Try: {hint.get(key, f'study.arms.NAME=[{word}], or leave +study= out')}"
@@ -287,7 +297,7 @@ def _for_hydra(argument: str) -> str:
             )
         return f"{bare}={value}"
     if bare.startswith(_OPTION_LISTS):
-        return f"++{bare}=[{','.join(map(_quoted, _split_list(value)))}]"
+        return f"++{bare}=[{','.join(map(quoted, split_list(value)))}]"
     if bare.startswith("cluster.slurm."):
         return f"++{bare}={value}"
     known = [f"{group}.{f.name}" for group, schema in _SCHEMAS.items() for f in fields(schema)]
@@ -296,70 +306,9 @@ def _for_hydra(argument: str) -> str:
     return f"{bare}={value}"
 
 
-def _split_list(value: str) -> list[str]:
-    """`[a=b,c=[d,e]]` -> a=b and c=[d,e]: options in a list, which Hydra would want quoted."""
-    parts, depth = [""], 0
-    for letter in value.removeprefix("[").removesuffix("]"):
-        depth += (letter in "[{(") - (letter in "]})")
-        if letter == "," and depth == 0:
-            parts.append("")
-        else:
-            parts[-1] += letter
-    return [part.strip().strip("'\"") for part in parts if part.strip()]
-
-
-def _quoted(word: str) -> str:
-    return "'" + word.replace("'", "\\'") + "'"
-
-
 _SCHEMAS: dict[str, Any] = {"study": StudyConfig, "cluster": ClusterConfig}
 
 
 def _composed(words: Sequence[str]) -> tuple[GrowConfig, dict[str, Any]]:
     config, text = compose(list(words))
     return config, yaml.safe_load(text)
-
-
-def _resolved(words: Sequence[str]) -> dict[str, Any]:
-    return _composed(_last_of_each(words))[1]
-
-
-def _last_of_each(words: Iterable[str]) -> tuple[str, ...]:
-    """Each option once, the last one that was given: Hydra refuses a group that is set twice."""
-    last: dict[str, str] = {}
-    for word in words:
-        key = word.partition("=")[0].lstrip("+")
-        last.pop(key, None)
-        last[key] = word
-    return tuple(last.values())
-
-
-def _with(tree: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """The tree with other values under dotted keys."""
-    changed = dict(tree)
-    for key, value in values.items():
-        head, _, rest = key.partition(".")
-        changed[head] = _with(changed[head], {rest: value}) if rest else value
-    return changed
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    return dict(_leaves(tree, prefix))
-
-
-def _leaves(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def _slug(word: str, alone: bool) -> str:
-    """`operator=ligo` -> `ligo` where it is the only list, else `operator-ligo`: what a folder can be called."""
-    key, _, value = word.partition("=")
-    text = value if alone or key == "operator" else f"{key.split('.')[-1]}-{value}"
-    return (
-        "".join(letter if letter.isalnum() or letter in "._" else "-" for letter in text).strip("-.")
-        or "none"
-    )

@@ -17,8 +17,9 @@ from ligo.study import compose_sweep, make_cells
 from ligo.sweeps.attempt import log_tail
 from ligo.sweeps.follow import Follower
 from ligo.sweeps.grid import StudyConfig
+from ligo.sweeps.slurm import slurm_placed
 from ligo.sweeps.status import find_run, find_study, planned, study_states, table
-from ligo.sweeps.submit import ClusterConfig, slurm_placed
+from ligo.sweeps.submit import ClusterConfig
 
 RUNS = Path("runs")
 _LOG_LINES = 40

@@ -69,6 +69,13 @@ def test_comma_lists_make_a_grid_without_a_study() -> None:
     assert [cell.config.train.lr for cell in found] == [1e-3, 2e-3, 1e-3, 2e-3]
 
 
+def test_seeds_of_a_grid_are_its_studys() -> None:
+    config, rest = compose_sweep(["operator=exact", "seed=3,5", "stages=[write]"])
+    assert (config.study.seeds, rest) == ([3, 5], ["operator=exact", "stages=[write]"])
+    (cell,) = make_cells(config.study, rest)
+    assert len({cell.trial(seed, None).folder for seed in config.study.seeds}) == 2
+
+
 @pytest.mark.parametrize(
     ("override", "words"),
     [
@@ -120,7 +127,10 @@ def test_arms_that_cannot_be_built_are_named_with_the_reason_of_their_plan() -> 
         (["run.dir=x"], "a sweep gives each run its folder(.|\n)*Try: study.name=NAME"),
         (["operator=exact,exact"], "asked for twice, which would be two runs with one name"),
         ([*TINY, "study.arms.a=[operator=exact]", "study.arms.b=[operator=exact]"], "a and b are two names of one run"),
-        ([*TINY, "study.arms.a=[operator=exact]", "seed=0,1"], "a list of values for seed(.|\n)*Try: study.seeds="),
+        ([*TINY, "study.arms.a=[operator=exact]", "seed=0,1"], "the study sets the seed of each run(.|\n)*Try: study.seeds=.0,1."),
+        ([*TINY, "study.arms.a=[operator=exact]", "operator.eta=1,2"], "a list of values for operator.eta"),
+        ([*TINY, "study.arms.a=[operator=exact]", "study.learning_rates=[1e-3]", "train.lr=1"], "searches the rate of each arm"),
+        (["seed=0,x"], "seed=0,x is no list of whole numbers"),
         ([*TINY, "study.arms.a=[operator=exact,stages=[write]]", "study.learning_rates=[1e-3,2e-3]"], "train nothing"),
         (["operator=exact", "stages=[write,train,scratch]", "study.learning_rates=[1e-3,2e-3]"], "train several things"),
     ],

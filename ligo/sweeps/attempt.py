@@ -46,7 +46,11 @@ def attempts(folder: Path) -> list[Attempt]:
 
 def is_locked(folder: Path) -> bool:
     """Whether some process works on the run in `folder` just now."""
-    path = folder / LOGS / "lock"
+    return is_held(folder / LOGS / "lock")
+
+
+def is_held(path: Path) -> bool:
+    """Whether some process holds a lock on a file."""
     if not path.exists():
         return False
     with open(path, "rb") as lock:

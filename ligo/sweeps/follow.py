@@ -17,8 +17,9 @@ from ligo.core.files import read_json, write_json
 from ligo.core.log import say
 from ligo.core.run import Run
 from ligo.sweeps.grid import Cell, Outcome, StudyConfig, Trial, outcome
+from ligo.sweeps.slurm import SlurmLauncher
 from ligo.sweeps.status import RunState, read_state, table, with_launcher
-from ligo.sweeps.submit import ClusterConfig, Job, make_launcher, run_command
+from ligo.sweeps.submit import ClusterConfig, Job, Launcher, LocalLauncher, run_command
 
 _POLL_S = {"local": 0.5, "slurm": 2.0}
 _ALIVE = ("running", "starting", "queued")
@@ -39,7 +40,11 @@ class Follower:
         self, study: StudyConfig, cells: Sequence[Cell], cluster: ClusterConfig, folder: Path
     ) -> None:
         self._study, self._cells, self._cluster, self._folder = study, cells, cluster, folder
-        self._launcher = make_launcher(cluster, folder)
+        self._launcher: Launcher = (
+            SlurmLauncher(cluster, folder)
+            if cluster.name == "slurm"
+            else LocalLauncher(cluster.workers, cluster.processes)
+        )
         self._submitted: Counter[str] = Counter()  # by this process
         self._states: dict[str, RunState] = {}
 

@@ -15,7 +15,7 @@ from ligo.core import units
 from ligo.core.errors import EXIT_INTERRUPTED, EXIT_PREEMPTED, ConfigError, NumericsError, nearest
 from ligo.core.files import read_json
 from ligo.core.run import Run
-from ligo.sweeps.attempt import LOGS, Attempt, attempts, is_locked, log_tail, status_time
+from ligo.sweeps.attempt import LOGS, Attempt, attempts, is_held, is_locked, log_tail, status_time
 
 STATES = (
     "running",  # its process lives and has opened the run folder
@@ -109,18 +109,18 @@ def _ended(folder: Path, state: RunState, status: str | None, last: Attempt | No
 
 
 def _by_hand(folder: Path, state: RunState) -> RunState:
-    """A run that no sweep started: nothing tells of its process but what it writes."""
-    written = [
-        path.stat().st_mtime for path in (folder / "STATUS", folder / "metrics.jsonl") if path.exists()
+    """A run that no sweep started: what it holds and writes tells whether its process lives."""
+    lease, by_hand = folder / "LEASE", "not started by a sweep"
+    if is_held(lease):
+        return replace(state, state="running", why=by_hand)
+    signs = [
+        path.stat().st_mtime for path in (folder / "STATUS", folder / "metrics.jsonl", lease) if path.exists()
     ]
-    silent = units.seconds(time.time() - max(written))
-    if time.time() - max(written) < _SILENCE_S:
-        return replace(state, state="running", why=f"not started by a sweep; wrote {silent} ago")
-    return replace(
-        state,
-        state="crashed",
-        why=f"not started by a sweep; STATUS says running, but it wrote nothing for {silent}",
-    )
+    silent = time.time() - max(signs)
+    if silent < _SILENCE_S:
+        return replace(state, state="running", why=f"{by_hand}; wrote {units.seconds(silent)} ago")
+    why = f"{by_hand}; STATUS says running, but it wrote nothing for {units.seconds(silent)}"
+    return replace(state, state="crashed", why=why)
 
 
 def _status(folder: Path) -> str | None:

@@ -15,8 +15,8 @@ import pytest
 
 from ligo.core.run import Run
 from ligo.sweeps.attempt import attempts
+from ligo.sweeps.slurm import slurm_placed
 from ligo.sweeps.status import RunState, study_states
-from ligo.sweeps.submit import slurm_placed
 from ligo.tracking.jsonl import read_records
 from tests.conftest import REPO
 from tests.sweeps.killing import STAND_IN, start_sweep

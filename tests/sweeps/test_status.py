@@ -149,7 +149,9 @@ def test_the_table_counts_and_shows_what_wants_to_be_seen_first(tmp_path: Path) 
     write_json(tmp_path / "study.json", {"runs": runs})
     for name in ("b-1", "a-2"):
         run_once(tmp_path / name, stand_in(tmp_path / name, "fails" if name == "b-1" else "exact"))
-    lines = table(study_states(tmp_path, {"c-3": "Slurm job 7_0: pending (Resources)"}), runs).splitlines()
+    lines = table(
+        study_states(tmp_path, {"c-3": ("queued", "Slurm job 7_0: pending (Resources)")}), runs
+    ).splitlines()
     assert lines[0] == "3 runs: 1 failed, 1 queued, 1 finished"
     assert [line.split()[0] for line in lines[2:]] == ["b-1", "c-3", "a-2"]
     assert "0.002  failed" in lines[2]

@@ -13,6 +13,7 @@ import pytest
 
 from ligo.core.errors import ConfigError
 from ligo.sweep import main
+from ligo.sweeps import slurm
 from ligo.sweeps.attempt import attempts
 from ligo.sweeps.follow import UnfinishedError
 from ligo.sweeps.status import planned, study_states
@@ -129,7 +130,7 @@ def test_slurm_that_is_not_there_is_said_and_what_works_instead(
         ConfigError,
         match="sbatch, which is not on the PATH(.|\n)*cluster=local works here(.|\n)*Try: cluster=local",
     ):
-        check(ClusterConfig(name="slurm"))
+        slurm.check(ClusterConfig(name="slurm"))
 
 
 def test_slurm_that_does_not_answer_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -140,7 +141,7 @@ def test_slurm_that_does_not_answer_is_said(monkeypatch: pytest.MonkeyPatch, tmp
         (tmp_path / tool).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
     with pytest.raises(ConfigError, match="Slurm does not answer .slurm_load_partitions: Unable to contact."):
-        check(ClusterConfig(name="slurm"))
+        slurm.check(ClusterConfig(name="slurm"))
 
 
 def test_more_gpus_than_there_are_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
