@@ -40,7 +40,11 @@ SMALL = {
     "max_position_embeddings": 512, "tie_word_embeddings": False, "pad_token_id": None,
 }  # fmt: skip
 TARGET = TargetConfig(
-    hidden_size=768, num_hidden_layers=6, num_attention_heads=12, num_key_value_heads=12, intermediate_size=2048
+    hidden_size=768,
+    num_hidden_layers=6,
+    num_attention_heads=12,
+    num_key_value_heads=12,
+    intermediate_size=2048,
 )
 TRAINED = [
     ("torch", 0, "fp32", 1), ("torch", 0, "bf16", 1), ("deepspeed", 0, "fp32", 1), ("deepspeed", 1, "fp32", 2),
@@ -219,7 +223,9 @@ def memory_rows() -> tuple[dict[str, Any], dict[str, Any]]:
     bound, real = costs(config, plan_of(config)).stages["write"].memory.peak, measured(write)["peak_bytes"]
     worst = max(abs(case["error"]) for case in found)
     return {
-        "memory: predicted / measured - 1, worst of training and learning": row(worst, "<= 0.10", worst <= 0.1),
+        "memory: predicted / measured - 1, worst of training and learning": row(
+            worst, "<= 0.10", worst <= 0.1
+        ),
         "memory: writing / its bound": row(real / bound, "<= 1", real <= bound),
     }, {"cases": found}
 
@@ -246,7 +252,9 @@ def flops_rows() -> tuple[dict[str, Any], dict[str, Any]]:
         rows = (
             torch.randint(3, sizes, (2, length + 1))
             if sizes
-            else torch.zeros(2, family.setting("num_channels") * family.setting("image_size") ** 2 + 1, dtype=torch.long)
+            else torch.zeros(
+                2, family.setting("num_channels") * family.setting("image_size") ** 2 + 1, dtype=torch.long
+            )
         )
         with FlopCounterMode(display=False) as counter:
             loss_of(family)(model, rows).backward()
@@ -288,7 +296,11 @@ def time_rows(rounds: int = 3) -> tuple[dict[str, Any], dict[str, Any]]:
         }
         print(case, found[case["what"]], file=sys.stderr, flush=True)
     worst = max(abs(case["error"]) for case in found.values())
-    return {"time: predicted / measured - 1, worst of a step, learning, a write": row(worst, "<= 0.25", worst <= 0.25)}, found
+    return {
+        "time: predicted / measured - 1, worst of a step, learning, a write": row(
+            worst, "<= 0.25", worst <= 0.25
+        )
+    }, found
 
 
 def training_step_work(config: GrowConfig, plan: GrowthPlan) -> Work:

@@ -81,12 +81,14 @@ class Trace(TorchDispatchMode):
         inputs = tree_leaves((args, kwargs))
         self._hold(inputs)
         if func is torch.ops.aten._grouped_mm.default and isinstance(args[0], FakeTensor):
-            out = self._grouped_product(args[0], args[1], args[2] if len(args) > 2 else kwargs["offs"])
+            out: Any = self._grouped_product(args[0], args[1], args[2] if len(args) > 2 else kwargs["offs"])
         else:
             out = func(*args, **(kwargs or {}))
         name = func._schema.name.partition("::")[2]
         if name == "_scaled_dot_product_flash_attention_for_cpu" and isinstance(out[0], FakeTensor):
-            windows, heads, length, size = out[0].shape  # without numbers torch forgets that heads lie side by side
+            windows, heads, length, size = out[
+                0
+            ].shape  # without numbers torch forgets that heads lie side by side
             out = (out[0].new_empty(windows, length, heads, size).transpose(1, 2), *out[1:])
         if name in _FREE:
             self._note_storages(out)

@@ -47,7 +47,13 @@ def test_zero_deals_out_states_as_its_table_says(stage: int, optimizer: float) -
 def test_a_later_stage_takes_no_more(precision: str, on_gpu: bool, micro_batches: int) -> None:
     """Of a model that is larger than what stage 3 gathers at once (stage3_max_live_parameters, 1e9)."""
     peaks = [
-        train(stage, model(2e9, 1e9, 20 * BILLION), precision=precision, on_gpu=on_gpu, micro_batches=micro_batches).peak
+        train(
+            stage,
+            model(2e9, 1e9, 20 * BILLION),
+            precision=precision,
+            on_gpu=on_gpu,
+            micro_batches=micro_batches,
+        ).peak
         for stage in STAGES
     ]
     assert peaks == sorted(peaks, reverse=True)
@@ -72,7 +78,13 @@ def test_deepspeeds_own_keys_decide_its_buffers() -> None:
     small = zero_keys({"zero_optimization": {"stage": 2, "reduce_bucket_size": 5e7}})
     peaks = [
         training_memory(
-            model(5e9), engine="deepspeed", precision="bf16", zero=zero, world_size=8, micro_batches=1, on_gpu=True
+            model(5e9),
+            engine="deepspeed",
+            precision="bf16",
+            zero=zero,
+            world_size=8,
+            micro_batches=1,
+            on_gpu=True,
         ).peak
         for zero in (zero_keys({"zero_optimization": {"stage": 2}}), small)
     ]
