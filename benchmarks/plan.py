@@ -231,20 +231,20 @@ def memory_rows() -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def flops_rows() -> tuple[dict[str, Any], dict[str, Any]]:
-    """Against torch's counter, with eager attention."""
+    """Against torch's counter, with eager attention; tiny models of twelve layers, as the smallest real ones have."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
     from ligo.accounting.flops import model_flops
     from ligo.families.base import family_of
     from ligo.families.stock import fresh_model
-    from ligo.steps import loss_of, training_step
+    from ligo.steps import loss_of, training_step, with_layers
     from tests.families.tiny import RMS_DECODERS
     from tests.families.tiny_others import OTHERS
 
     found = {}
     for name in ("llama", "gpt2", "bert", "vit"):
-        family = family_of({**RMS_DECODERS, **OTHERS}[name])
+        family = with_layers(family_of({**RMS_DECODERS, **OTHERS}[name]), 12)
         length = 16 if family.dims.vocab_size else family.tokens_per_image
         model = fresh_model(family)
         model.set_attn_implementation("eager")

@@ -102,7 +102,7 @@ def _shapes_only(
 ) -> Iterator[tuple[Callable[..., Any], Mapping[str, Tensor]]]:
     """The stock model as a function of its inputs, and its parameters, which have no numbers."""
     model = skeleton(family).train(train)
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    with FakeTensorMode(allow_non_fake_inputs=True), _as_with_numbers():
         parameters: dict[str, Tensor] = {
             name: torch.empty(p.shape, dtype=getattr(torch, dtype)).requires_grad_()
             for name, p in model.named_parameters()
@@ -112,6 +112,20 @@ def _shapes_only(
             return torch.func.functional_call(model, parameters, (), inputs, tie_weights=True)
 
         yield run, parameters
+
+
+@contextmanager
+def _as_with_numbers() -> Iterator[None]:
+    """Let transformers run as it does with numbers: it takes tensors without them for a graph that is being captured, and
+    then makes a mask of [length, length] that it otherwise leaves out."""
+    from transformers import masking_utils
+
+    before = masking_utils.is_tracing
+    masking_utils.is_tracing = lambda tensor=None: False
+    try:
+        yield
+    finally:
+        masking_utils.is_tracing = before
 
 
 def loss_of(family: Family) -> Callable[[Callable[..., Any], Tensor], Tensor]:
@@ -175,7 +189,7 @@ class Learning:
         def cost(layers: int, mixed: int = 2) -> StepCost:
             short = shortened(self._plan, layers)
             grown = GrownFunction(short, recompute=recompute)
-            with self._shapes_only, torch.set_grad_enabled(learns):
+            with self._shapes_only, _as_with_numbers(), torch.set_grad_enabled(learns):
                 return self._traced(short, grown, chosen, windows, mixed, small, autocast)
 
         counts, total = _few_layers(self._plan.target), self._plan.target.dims.num_layers

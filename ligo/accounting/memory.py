@@ -161,9 +161,9 @@ def _deepspeed_phases(
             ),
             Memory(**held, activations=model.evaluation, phase="evaluation"),
         ]  # fmt: skip
-    # stage 3: parameters are dealt out in float32 when the model is loaded, and gathered as they are needed
-    masters = 0 if precision == "fp32" else 4 * share
-    held = {"weights": 4 * share, "optimizer": 8 * share + masters}
+    # stage 3: weights are dealt out in float32 when the model is loaded, gathered as they are needed, and copied once
+    # more for the optimiser
+    held = {"weights": 4 * share, "optimizer": 12 * share}
     live = min(everything, zero["max_live"])
     gathered = 4.0 * live + (4 * min(everything, zero["prefetch"]) if world_size > 1 else 0)
     kept = width * (zero["reduce_bucket_size"] if on_gpu else filled)

@@ -81,7 +81,7 @@ class Trace(TorchDispatchMode):
         inputs = tree_leaves((args, kwargs))
         self._hold(inputs)
         if func is torch.ops.aten._grouped_mm.default and isinstance(args[0], FakeTensor):
-            out = self._grouped_product(args[0], args[1], args[2] if len(args) > 2 else kwargs["offs"])
+            out: Any = self._grouped_product(args[0], args[1], args[2] if len(args) > 2 else kwargs["offs"])
         else:
             out = func(*args, **(kwargs or {}))
         name = func._schema.name.partition("::")[2]
