@@ -6,7 +6,6 @@ that was cut goes on at the first stage that is not done. Rank 0 works alone unt
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -313,6 +312,7 @@ class GrowthRun:
         from ligo.training.engine import make_engine
         from ligo.training.loop import train
         from ligo.training.moments import load_moments
+        from ligo.training.resume import remove_finished
 
         family, length = family or self.plan.target, self.config.data.sequence_length
         shape = batch_shape(training, length, distributed.world_size())
@@ -339,7 +339,7 @@ class GrowthRun:
         with self._alone(stage) as result:
             if result is not None:
                 result.update(asdict(done), peak_lr=training.lr, schedule=training.schedule)
-                shutil.rmtree(self.run.checkpoints(arm), ignore_errors=True)  # only for going on
+                remove_finished(self.run.checkpoints(arm), training.keep_every)
                 say(f"trained {arm}: validation loss {done.loss:.4f} after {in_flops(done.flops)}")
 
     def _keep_trained(self, weights: dict[str, Tensor], tokens: int, loss: float) -> None:

@@ -112,6 +112,21 @@ def discard_after(root: Path, step: int) -> None:
                     _remove(folder)
 
 
+def remove_finished(root: Path, keep_every: int) -> None:
+    """Remove what an arm that is done needed for going on; those kept for good, and those with an export, stay."""
+    kept = []
+    for folder in checkpoints(root):
+        for_good = keep_every and step_of(folder) % keep_every == 0
+        if for_good or (folder / EXPORTED).is_dir():
+            kept.append(folder.name)
+        else:
+            _remove(folder)
+    if kept:
+        write_text(root / LATEST, kept[-1] + "\n")
+    else:
+        shutil.rmtree(root, ignore_errors=True)
+
+
 def find_problem(folder: Path, config_hash: str, run_id: str = "") -> str | None:
     """Why a checkpoint cannot be used, or None. Ranks share the reading and agree; every rank calls it."""
     try:
