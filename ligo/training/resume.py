@@ -95,7 +95,7 @@ def load_latest(
 
 def checkpoints(root: Path) -> list[Path]:
     """The published checkpoints, oldest first."""
-    return sorted(root.glob("step-*"))
+    return sorted(root.glob(f"step-{'[0-9]' * 8}"))
 
 
 def step_of(folder: Path) -> int:
