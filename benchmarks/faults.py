@@ -15,10 +15,20 @@ from typing import Any
 
 from benchmarks.common import REPO, finish, row
 
-COUNTS = {"kills": 120, "saves": 60, "launchers": 20, "flips": 500, "ranks": 7, "bad": 17, "parity": 4}
+COUNTS = {
+    "kills": 120,
+    "saves": 60,
+    "disks": 8,
+    "launchers": 20,
+    "flips": 500,
+    "ranks": 8,
+    "bad": 17,
+    "parity": 4,
+}
 WORDS = {
     "kills": "runs that end as if never killed, kill -9 of both ranks at a random instant, ZeRO-1 to 3, fp32 and bf16",
     "saves": "saves killed at every step of theirs that leave a verified checkpoint, at most one interval old",
+    "disks": "disks that are full on one rank: all ranks stop with words, the checkpoint before is whole, the same start goes on",
     "launchers": "launchers killed whose ranks are gone within 10 s",
     "flips": "flipped bits and cut files found before the first forward pass, the file named, the one before taken",
     "ranks": "runs on 2, 1 and 2 ranks with the windows and losses of one on 2 (1e-6 in fp32, 1e-3 in bf16)",

@@ -122,7 +122,8 @@ def help_text(description: str, examples: tuple[str, ...], command: Options) -> 
         f"{description}\n\nExamples:\n{shown}\n\nGroups, as group=name (a plus in front is allowed):\n{groups}\n\n"
         f"Options, as key=value, and their defaults:\n"
         + "\n".join("  " + line for line in defaults.splitlines())
-        + "\n\nExit codes: 0 ok, 2 usage or config, 3 data, 4 checkpoint, 5 memory or disk, 6 numerics, "
+        + "\n\nOr --config FILE alone: a file that holds all of them, such as a run's config.yaml."
+        "\n\nExit codes: 0 ok, 2 usage or config, 3 data, 4 checkpoint, 5 memory or disk, 6 numerics, "
         "75 pre-empted, 130 interrupted."
     )
 

@@ -14,7 +14,6 @@ from the evaluation right after it on.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -41,6 +40,7 @@ from ligo.training.dropping import training_flops
 from ligo.training.engine import Engine
 from ligo.training.loop import Progress, evaluate
 from ligo.training.moments import write_moments
+from ligo.training.resume import remove_finished
 from ligo.training.watch import Health
 
 _ARM = "grown"
@@ -83,23 +83,24 @@ class SegmentedRun(GrowthRun):
         engine = self._engine(self._pretrained(model), training, family, moments, new, start.step)
         if grown is not None:
             start = self._evaluated(engine, grown, number, start)
+        checkpoints = self.run.checkpoints(_ARM) / f"segment-{number}"
         done = self._run_engine(
             engine,
             _ARM,
             training,
             family,
-            self.run.checkpoints(_ARM) / f"segment-{number}",
+            checkpoints,
             start=start,
             health=health,
             until_step=growth and growth.at_tokens // training.batch_tokens,
         )
         if growth is not None:
-            self._keep_for_growth(engine, family, growth, done, health)
+            self._keep_for_growth(engine, family, growth, done, health, checkpoints)
         elif grown is not None:
             grown._keep_trained(engine.weights(), done.tokens, done.loss, self.run.trained)
         engine.close()
         if growth is None:
-            self._finish_arm("train", _ARM, training, done)
+            self._finish_arm("train", _ARM, training, done, checkpoints)
 
     def _begin(self) -> _Beginning:
         """Of an arm that begins with the small model itself."""
@@ -122,7 +123,13 @@ class SegmentedRun(GrowthRun):
         return after
 
     def _keep_for_growth(
-        self, engine: Engine, family: Family, growth: Growth, done: Progress, health: Health
+        self,
+        engine: Engine,
+        family: Family,
+        growth: Growth,
+        done: Progress,
+        health: Health,
+        checkpoints: Path,
     ) -> None:
         """Leave the model of a segment's end as a stock folder, with its moments where they are wanted."""
         weights, wants_moments = engine.weights(), growth.operator.optimizer_state != "reset"
@@ -140,7 +147,7 @@ class SegmentedRun(GrowthRun):
                     write_json(folder / "config.json", {**settings, "dtype": "float32"})
                     seen = asdict(replace(health, recent=[]))  # losses after growth are no match for these
                     write_json(folder / "progress.json", {"progress": asdict(done), "health": seen})
-                shutil.rmtree(self.run.checkpoints(_ARM), ignore_errors=True)  # only for going on
+                remove_finished(checkpoints, self.config.train.keep_every)
 
     # --- growth -------------------------------------------------------------------------------------
 

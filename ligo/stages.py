@@ -6,7 +6,6 @@ that was cut goes on at the first stage that is not done. All ranks learn and tr
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -347,11 +346,12 @@ class GrowthRun:
         family = family or self._final
         new = self._new() if state is not None and training.rewarm_steps else None
         engine = self._engine(model, training, family, state, new)
-        done = self._run_engine(engine, arm, training, family, self.run.checkpoints(arm))
+        checkpoints = self.run.checkpoints(arm)
+        done = self._run_engine(engine, arm, training, family, checkpoints)
         if keep:
             self._keep_trained(engine.weights(), done.tokens, done.loss, self.run.trained)
         engine.close()
-        self._finish_arm(stage, arm, training, done)
+        self._finish_arm(stage, arm, training, done, checkpoints)
 
     def _engine(
         self, model: Callable[[], Any], training: TrainConfig, family: Family, state: OptimizerState | None,
@@ -405,11 +405,15 @@ class GrowthRun:
         length = self.config.data.sequence_length
         return Batches(self.corpus, length, training.batch_tokens // length, self.config.seed)
 
-    def _finish_arm(self, stage: str, arm: str, training: TrainConfig, done: Progress) -> None:
+    def _finish_arm(
+        self, stage: str, arm: str, training: TrainConfig, done: Progress, checkpoints: Path
+    ) -> None:
+        from ligo.training.resume import remove_finished
+
         with self._alone(stage) as result:
             if result is not None:
                 result.update(asdict(done), peak_lr=training.lr, schedule=training.schedule)
-                shutil.rmtree(self.run.checkpoints(arm), ignore_errors=True)  # only for going on
+                remove_finished(checkpoints, training.keep_every)
                 say(f"trained {arm}: validation loss {done.loss:.4f} after {in_flops(done.flops)}")
 
     def _new(self) -> dict[str, Tensor]:

@@ -222,7 +222,7 @@ _DERIVED = (
 
 
 def check_deepspeed_keys(keys: Mapping[str, Any]) -> None:
-    """Refuse keys that ligo derives, and a ZeRO stage that there is not.
+    """Refuse keys that ligo derives, a ZeRO stage that there is not, and what a stage cannot do.
 
     Raises:
         ConfigError: the key is named.
@@ -239,6 +239,11 @@ def check_deepspeed_keys(keys: Mapping[str, Any]) -> None:
         raise ConfigError(
             f"deepspeed.zero_optimization.stage={stage} is no ZeRO stage: there are 0, 1, 2 and 3.\n"
             "  Try: deepspeed=zero1"
+        )
+    if not zero.get("compute_grad_norm", True):
+        raise ConfigError(
+            "deepspeed.zero_optimization.compute_grad_norm=false leaves gradients that are not finite unseen, and they "
+            "would ruin the weights.\n  Try: leave deepspeed.zero_optimization.compute_grad_norm out"
         )
     if _device(zero, "offload_param") != "none" and stage != 3:
         raise ConfigError(

@@ -95,7 +95,7 @@ def load_latest(
 
 def checkpoints(root: Path) -> list[Path]:
     """The published checkpoints, oldest first."""
-    return sorted(root.glob("step-*"))
+    return sorted(root.glob(f"step-{'[0-9]' * 8}"))
 
 
 def step_of(folder: Path) -> int:
@@ -110,6 +110,21 @@ def discard_after(root: Path, step: int) -> None:
             for folder in checkpoints(root):
                 if step_of(folder) > step:
                     _remove(folder)
+
+
+def remove_finished(root: Path, keep_every: int) -> None:
+    """Remove what an arm that is done needed for going on; those kept for good, and those with an export, stay."""
+    kept = []
+    for folder in checkpoints(root):
+        for_good = keep_every and step_of(folder) % keep_every == 0
+        if for_good or (folder / EXPORTED).is_dir():
+            kept.append(folder.name)
+        else:
+            _remove(folder)
+    if kept:
+        write_text(root / LATEST, kept[-1] + "\n")
+    else:
+        shutil.rmtree(root, ignore_errors=True)
 
 
 def find_problem(folder: Path, config_hash: str, run_id: str = "") -> str | None:

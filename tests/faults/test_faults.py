@@ -11,8 +11,17 @@ import pytest
 
 from tests.conftest import REPO
 
-SAMPLE = {"kills": 2, "saves": 3, "launchers": 3, "flips": 30, "ranks": 1, "bad": 1, "parity": 1}
-WHOLE = {"kills": 120, "saves": 60, "launchers": 20, "flips": 500, "ranks": 7, "bad": 17, "parity": 4}
+SAMPLE = {"kills": 2, "saves": 3, "disks": 2, "launchers": 3, "flips": 30, "ranks": 1, "bad": 1, "parity": 1}
+WHOLE = {
+    "kills": 120,
+    "saves": 60,
+    "disks": 8,
+    "launchers": 20,
+    "flips": 500,
+    "ranks": 8,
+    "bad": 17,
+    "parity": 4,
+}
 
 
 def run_campaigns(counts: dict[str, int]) -> dict[str, Any]:

@@ -30,7 +30,7 @@ importlib.import_module(
 )  # what `initialize` would import: seconds
 fresh_model(tiny_config(), 0)
 
-_PATIENCE_S = 120.0
+_PATIENCE_S, _GRACE_S = 120.0, 20.0
 
 
 def run_ranks(job: Callable[[], None], ranks: int, log: Path, kill_after: float | None = None) -> list[int]:
@@ -54,8 +54,9 @@ def run_ranks(job: Callable[[], None], ranks: int, log: Path, kill_after: float 
         for pid in pids:
             if pid not in codes and (done := os.waitpid(pid, os.WNOHANG))[0]:
                 codes[pid] = os.waitstatus_to_exitcode(done[1])
-        # one that failed leaves the others waiting for it
-        if time.monotonic() > deadline or any(code not in (0, 75) for code in codes.values()):
+        if any(codes.values()):  # the others should end too, by themselves
+            deadline = min(deadline, time.monotonic() + _GRACE_S)
+        if time.monotonic() > deadline:
             for pid in pids:
                 if pid not in codes:
                     os.kill(pid, signal.SIGKILL)

@@ -21,7 +21,14 @@ from ligo.training.engine import Engine, make_engine
 from ligo.training.export import EXPORTED
 from ligo.training.models import fresh_model
 from ligo.training.objectives import make_objective
-from ligo.training.resume import LATEST, checkpoints, find_problem, load_latest, save_checkpoint
+from ligo.training.resume import (
+    LATEST,
+    checkpoints,
+    find_problem,
+    load_latest,
+    remove_finished,
+    save_checkpoint,
+)
 from ligo.training.state import Held, Stretch, read_state, write_state
 from tests.conftest import tiny_config
 from tests.training.arms import CONFIG, LENGTH, SyntheticWindows, run_arm
@@ -86,6 +93,20 @@ def test_the_newest_ones_stay_and_those_of_every_mth_step(make: Any, tmp_path: P
     assert steps_in(tmp_path) == [4, 8, 10, 12, 14]
     assert (tmp_path / LATEST).read_text() == "step-00000014\n"
     assert {path.name for path in tmp_path.iterdir()} == {LATEST, *(f.name for f in checkpoints(tmp_path))}
+
+
+def test_of_a_finished_arm_stays_what_is_kept_for_good_or_exported(make: Any, tmp_path: Path) -> None:
+    engine = make()
+    for step in (2, 4, 6, 8):
+        saved_at(tmp_path, step, engine, keep_last=4, export=step == 6)
+    remove_finished(tmp_path, keep_every=4)
+    assert steps_in(tmp_path) == [4, 6, 8]
+    remove_finished(tmp_path, keep_every=0)
+    assert steps_in(tmp_path) == [6]
+    assert (tmp_path / LATEST).read_text() == "step-00000006\n"
+    shutil.rmtree(tmp_path / "step-00000006")
+    remove_finished(tmp_path, keep_every=0)
+    assert not tmp_path.exists()
 
 
 def test_what_a_kill_left_is_cleared_away(make: Any, tmp_path: Path) -> None:

@@ -145,6 +145,29 @@ def test_plain_torch_is_bit_equal_across_a_bad_batch() -> None:
         assert all(torch.equal(one, other) for one, other in zip(pair, moments[name], strict=True))
 
 
+@pytest.mark.parametrize("stage", [None, 0, 1, 2, 3])
+@pytest.mark.parametrize("row", [0, 7])
+def test_a_bad_micro_batch_leaves_no_trace_in_the_steps_after_it(stage: int | None, row: int) -> None:
+    config = replace(CONFIG, engine="torch" if stage is None else "deepspeed", micro_batch_tokens=2 * LENGTH)
+    keys = {"zero_optimization": {"stage": stage or 0, "stage3_param_persistence_threshold": 10}}
+
+    def make() -> Any:
+        shape = batch_shape(config, LENGTH, 1)
+        return make_engine(fresh_model(tiny_config(), 0), Poisoned(FAMILY), config, shape, keys)
+
+    met, spared, windows = make(), make(), Windows()
+    for engine in (met, spared):
+        engine.step(windows[0], 1e-3)
+    bad = windows[1].copy()
+    bad[row, 0] = 0
+    loss, _ = met.step(bad, 1e-3)
+    assert math.isnan(loss)
+    for step in (2, 3):
+        assert met.step(windows[step], 1e-3) == spared.step(windows[step], 1e-3)
+    for engine in (met, spared):
+        engine.close()
+
+
 def test_three_bad_steps_in_a_row_end_the_run_also_across_a_stop(tmp_path: Path) -> None:
     windows = Windows(nan=(3, 4, 5))
     with pytest.raises(
