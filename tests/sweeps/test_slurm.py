@@ -198,9 +198,8 @@ def test_two_tasks_are_two_ranks_of_one_run(tmp_path: Path) -> None:
 
 
 def test_the_sbatch_script_is_taken_by_slurm() -> None:
-    for options in ((), ("--nodes=1", "--ntasks-per-node=2")):
-        done = subprocess.run(
-            ["sbatch", "--test-only", "--gpus-per-node=0", "--ntasks-per-node=1", *options, str(REPO / "launch" / "slurm.sh")],
-            capture_output=True, text=True,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
+    done = subprocess.run(
+        ["sbatch", "--test-only", "--gpus-per-node=0", "--ntasks-per-node=1", REPO / "launch" / "slurm.sh"],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
