@@ -50,7 +50,6 @@ SMALL = {
 }  # fmt: skip
 TARGET = {"hidden_size": 1024, "num_layers": 80, "num_heads": 64, "num_kv_heads": 64, "ffn_size": 2752}
 LENGTH, WINDOWS = 128, 1
-WAYS = ("nf4", "offload")
 SCALE = 64
 
 
@@ -134,24 +133,22 @@ def apart(folder: Path, how: str, num_target: int, depth_lr: float, steps: int) 
 
 
 def learning_rows() -> tuple[dict[str, Any], dict[str, Any]]:
-    """Peak memory and time of a step with the small model in NF4, beside the other ways to hold it."""
+    """Peak memory and time of a step with the small model in NF4."""
     folder = Path(tempfile.mkdtemp(prefix="ligo-learn-", dir=os.environ.get("LIGO_BENCH_DIR")))
     try:
         plan, _ = scaled_plan(SMALL["num_hidden_layers"], TARGET["num_layers"], 0.0)
         synthetic(folder, plan)
         libraries = apart(folder, "nf4", TARGET["num_layers"], 0.0, 0)["peak_bytes"]
-        found = {how: apart(folder, how, TARGET["num_layers"], 0.0, 1) for how in WAYS}
+        nf4 = apart(folder, "nf4", TARGET["num_layers"], 0.0, 1)
     finally:
         shutil.rmtree(folder)
-    for figures in found.values():
-        figures["peak_bytes_without_libraries"] = figures["peak_bytes"] - libraries
-    nf4 = found["nf4"]
+    nf4["peak_bytes_without_libraries"] = nf4["peak_bytes"] - libraries
     return {
         "learn, LLaMA-33B -> 65B at 1/64, NF4: peak resident bytes without libraries": row(
             nf4["peak_bytes_without_libraries"], "shown", None
         ),
         "learn, LLaMA-33B -> 65B at 1/64, NF4: CPU seconds per step": row(nf4["step_cpu_s"], "shown", None),
-    }, {"libraries_bytes": libraries, "tokens": WINDOWS * LENGTH, "recompute": "layers", **found}
+    }, {"libraries_bytes": libraries, "tokens": WINDOWS * LENGTH, "recompute": "layers", "nf4": nf4}
 
 
 def main() -> None:
