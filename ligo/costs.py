@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from ligo.steps import Learning, StepCost
 
 _VALIDATION_WINDOWS = 32  # per forward pass
+_TRAINED = ("causal_lm", "masked_lm", "image_classes")  # other models are grown and compared
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ class _Forecast:
         known = Costs(
             model_flops(plan.small, self.length), model_flops(plan.target, self.length), dtype, disk
         )
-        if self.hardware.is_unknown or not plan.target.has_head:
+        if self.hardware.is_unknown or plan.target.objective not in _TRAINED:
             return known
         quiet_libraries()
         stages = {"learn": self.learn()} if self.learns else {}
