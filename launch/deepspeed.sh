@@ -3,4 +3,4 @@
 # Every host needs this checkout at the same path, and ssh without a password from the first.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-exec deepspeed --no_local_rank --hostfile "${HOSTFILE:-launch/hostfile}" --module ligo.grow "$@"
+exec "${PYTHON:-python}" -m ligo.launch deepspeed --hostfile "${HOSTFILE:-launch/hostfile}" -- "$@"

@@ -32,6 +32,7 @@ Task = Callable[[Any, str], None]
 def main(task: Task, description: str, examples: tuple[str, ...], command: Options = GROW) -> None:
     """Compose the config from sys.argv, or read it from `--config FILE`, run the task, and exit with the documented code."""
     end_with_launcher()
+    distributed.adopt_slurm_variables()
     share_cores()
     for number in (signal.SIGTERM, signal.SIGUSR1):  # what clusters send before they take the machine away
         signal.signal(number, _preempted)

@@ -25,8 +25,8 @@ def is_main() -> bool:
     return rank() == 0
 
 
-def adopt_launcher_variables() -> None:
-    """Fill in the variables that torch.distributed and DeepSpeed read, for srun and for a bare start."""
+def adopt_slurm_variables() -> None:
+    """Take rank and number of ranks from Slurm in a process that srun started; `rank` and `world_size` read them."""
     slurm = {"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_NTASKS", "LOCAL_RANK": "SLURM_LOCALID"}
     if (
         "RANK" not in os.environ
@@ -38,6 +38,11 @@ def adopt_launcher_variables() -> None:
         nodes = os.environ.get("SLURM_LAUNCH_NODE_IPADDR", "127.0.0.1")
         os.environ.setdefault("MASTER_ADDR", nodes)
         os.environ.setdefault("MASTER_PORT", str(20000 + int(os.environ.get("SLURM_JOB_ID", "0")) % 20000))
+
+
+def adopt_launcher_variables() -> None:
+    """Fill in the variables that torch.distributed and DeepSpeed read, for srun and for a bare start."""
+    adopt_slurm_variables()
     for name, value in {
         "RANK": "0",
         "LOCAL_RANK": "0",

@@ -21,7 +21,8 @@ SCRIPTS = sorted(path.relative_to(LAUNCH) for path in LAUNCH.rglob("*.sh"))
 
 def options_of(words: list[str]) -> list[str]:
     """What is handed to ligo.grow in a command line."""
-    return words[words.index("ligo.grow") + 1 :]
+    last = "--" if "ligo.launch" in words else "ligo.grow"
+    return words[words.index(last) + 1 :]
 
 
 def load(name: str) -> Any:
@@ -39,9 +40,9 @@ def test_scripts_parse_and_can_be_started(script: Path) -> None:
 @pytest.mark.parametrize(
     ("script", "launcher", "words"),
     [
-        ("local.sh", "python", "-m torch.distributed.run --standalone --nproc_per_node 2 -m ligo.grow"),
-        ("deepspeed.sh", "deepspeed", "--no_local_rank --hostfile launch/hostfile --module ligo.grow"),
-        ("slurm.sh", "srun", "--kill-on-bad-exit=1 python -m ligo.grow"),
+        ("local.sh", "python", "-m ligo.launch torchrun --standalone --nproc_per_node 2 --"),
+        ("deepspeed.sh", "python", "-m ligo.launch deepspeed --hostfile launch/hostfile --"),
+        ("slurm.sh", "python", "-m ligo.launch srun --kill-on-bad-exit=1 --"),
     ],
 )
 def test_scripts_hand_their_options_to_ligo_grow(

@@ -11,7 +11,7 @@ import numpy as np
 
 from ligo.core import distributed
 from ligo.families.base import family_of
-from ligo.tracking.base import Tracker
+from ligo.tracking.base import Tracker, Trackers
 from ligo.tracking.jsonl import MEASURED, JsonlTracker, read_records
 from ligo.training.config import TrainConfig, batch_shape
 from ligo.training.engine import make_engine
@@ -90,9 +90,6 @@ if __name__ == "__main__":
     out = Path(sys.argv[1])
     for zero_stage in (0, 1, 2, 3):
         deepspeed = replace(CONFIG, engine="deepspeed", micro_batch_tokens=32)
-        silent = JsonlTracker(
-            out / f"zero{zero_stage}" / "metrics.jsonl", out / f"zero{zero_stage}" / "summary.json"
-        )
-        other = JsonlTracker(Path("/dev/null"), Path("/dev/null"))
-        run_arm(out / f"zero{zero_stage}", deepspeed, zero_stage, silent if distributed.is_main() else other)
+        folder = out / f"zero{zero_stage}"
+        run_arm(folder, deepspeed, zero_stage, None if distributed.is_main() else Trackers([]))
     distributed.stop()
