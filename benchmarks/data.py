@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from ligo.core.errors import require
 from ligo.core.files import read_json
 from ligo.data.config import DataConfig
 from ligo.data.loader import Batches
-from ligo.data.prefetch import Prefetched
+from ligo.data.prefetch import prefetched
 from ligo.data.tokenize import prepare
 from ligo.data.workers import num_cores
 
@@ -167,15 +168,16 @@ def pipeline_rows(steps: int = 100) -> tuple[dict[str, Any], dict[str, Any]]:
     engine = make_engine(AutoModelForCausalLM.from_pretrained(ZOO), objective, training, shape, {})
     waited: dict[str, float] = {}
     stepped: dict[str, float] = {}
-    for name, source in {"ahead": Prefetched(batches), "when asked for": batches}.items():
-        engine.step(source[0], 0.0)
+    for name, source in {"ahead": prefetched(batches), "when asked for": nullcontext(batches)}.items():
         waits, works = 0.0, 0.0
-        for step in range(1, steps + 1):
-            started = time.perf_counter()
-            batch = source[step]
-            fetched = time.perf_counter()
-            engine.step(batch, 0.0)
-            waits, works = waits + fetched - started, works + time.perf_counter() - fetched
+        with source as windows:
+            engine.step(windows[0], 0.0)
+            for step in range(1, steps + 1):
+                started = time.perf_counter()
+                batch = windows[step]
+                fetched = time.perf_counter()
+                engine.step(batch, 0.0)
+                waits, works = waits + fetched - started, works + time.perf_counter() - fetched
         waited[name], stepped[name] = waits / steps, works / steps
     share = waited["ahead"] / stepped["ahead"]
     return {

@@ -140,7 +140,7 @@ def check_inputs(
     from ligo.data.loader import check_budget
     from ligo.families.stock import expected_shapes
     from ligo.training.dropping import check_dropping
-    from ligo.training.objectives import make_objective
+    from ligo.training.objectives import check_attention, make_objective
 
     checkpoint, plan = open_small(folder, config)
     if (text := plan_text(config, plan) + schedule_text(config, plan, inner)) != announced:
@@ -151,6 +151,7 @@ def check_inputs(
     )
     checkpoint.expect(expected_shapes(plan.small))
     check_dropping(config.train, plan.target)
+    check_attention(plan.target, config.data.attend, config.train.attention)
     if config.operator.init is not None and "learn" in config.stages:
         check_learning_inputs(checkpoint, plan, config)
     if config.operator.optimizer_state != "reset":

@@ -15,6 +15,7 @@ from the evaluation right after it on.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,8 @@ class SegmentedRun(GrowthRun):
             grown = self._inner_run(growth)
             grown.execute()
         self._train_segment(grown, None)
+        with suppress(OSError):  # checkpoints that are kept for good stay in there
+            self.run.checkpoints(_ARM).rmdir()
 
     def _train_segment(self, grown: GrowthRun | None, growth: Growth | None) -> None:
         """Train from one growth to the next, and keep the model that comes out.

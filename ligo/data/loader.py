@@ -5,7 +5,7 @@
     tokenize.prepare      Corpus: two streams of token ids in shards          the cache folder
     mixture.prepare_text  one Corpus, or a Mixture of several with weights    none
     Batches[step]         int64 [batch_size, sequence_length + 1]             none: a function of (seed, step)
-    Prefetched[step]      the same, made while the step before is taken       none that matters
+    prefetched[step]      the same, made while the step before is taken       none that matters
     rank_slice            int64 [batch_size / ranks, sequence_length + 1]     none
 
 The training stream of a corpus is cut into windows of `sequence_length` inputs; a window has one token more, the

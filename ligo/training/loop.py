@@ -22,6 +22,7 @@ from ligo.core import distributed
 from ligo.core.errors import EXIT_INTERRUPTED, EXIT_PREEMPTED, ConfigError, Interrupted, NumericsError
 from ligo.core.log import progress, warn
 from ligo.data.loader import rank_slice
+from ligo.data.prefetch import prefetched
 from ligo.tracking.base import Tracker
 from ligo.training.config import TrainConfig
 from ligo.training.dropping import start_step
@@ -149,7 +150,11 @@ def train(
         warn(f"{arm} goes on from step {state.step}, without the batches up to {end - 1}")
         return True
 
-    with progress(f"training {arm}", total) as bar, _stop_signals() as stop_asked:
+    with (
+        progress(f"training {arm}", total) as bar,
+        _stop_signals() as stop_asked,
+        prefetched(batches) as ahead,
+    ):
         bar.advance(state.step)
         if state.step == 0:
             state.loss = evaluate(engine, validation)
@@ -160,7 +165,7 @@ def train(
             # dropout, where a model has any, is drawn from the step as well
             torch.manual_seed(state.step * distributed.world_size() + distributed.rank())
             start_step(engine.module, state.step)
-            windows = batches[health.batch_of(state.step)]
+            windows = ahead[health.batch_of(state.step)]
             loss, norm = engine.step(rank_slice(windows, distributed.rank(), distributed.world_size()), lr)
             seconds = time.monotonic() - started
             state.wall_s += seconds
@@ -251,7 +256,7 @@ def evaluate(engine: Engine, validation: list[np.ndarray]) -> float:
 
 def source_losses(engine: Engine, batches: Windows, batch: int, rows_at_once: int) -> dict[str, float]:
     """Mean loss on the windows of a batch, by the source that they are from, where the batches tell that."""
-    if not isinstance(batches, FromSources):
+    if not isinstance(batches, FromSources) or len(batches.source_names) == 1:
         return {}
     windows, sources = batches[batch], batches.sources(batch)
     found = {}

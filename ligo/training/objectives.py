@@ -130,6 +130,20 @@ class CausalLM(TextObjective):
         return losses / kept.sum().clamp(min=1)
 
 
+def check_attention(family: Family, attend: str, attention: str) -> None:
+    """Refuse attention that is not known to keep documents apart.
+
+    Raises:
+        ConfigError: eager attention, where documents are told apart by a mask of truth values, or flash attention.
+    """
+    by_mask = family.config["model_type"] in _TOLD_BY_A_MASK
+    if attend == "within" and (attention == "flash_attention_2" or (attention == "eager" and by_mask)):
+        raise ConfigError(
+            f"data.attend=within: train.attention={attention} is not known to keep the documents of {family.name} models "
+            "apart.\n  Try: train.attention=sdpa, or data.attend=across"
+        )
+
+
 class InstructionLM(TextObjective):
     """Cross-entropy of the tokens of responses; prompts, and what fills a window up, are read and not guessed.
 

@@ -15,7 +15,7 @@ from ligo.data.config import DataConfig, SourceConfig, check
 from ligo.data.corpus import Corpus, TokenStream
 from ligo.data.loader import Batches, check_budget, validation_batches, validation_by_source
 from ligo.data.mixture import Mixture, all_documents, prepare_text
-from ligo.data.prefetch import Prefetched
+from ligo.data.prefetch import prefetched
 from tests.data.character_tokenizer import CharacterTokenizer
 
 LENGTH = 8
@@ -72,9 +72,9 @@ def test_batches_are_a_pure_function_of_seed_and_step() -> None:
 
 def test_prefetched_batches_are_the_same_in_any_order_of_asking() -> None:
     data = Batches(mixture(), LENGTH, 7, seed=3)
-    ahead = Prefetched(data)
-    for step in (0, 1, 2, 9, 10, 3, 3, 4):
-        assert np.array_equal(ahead[step], data[step])
+    with prefetched(data) as ahead:
+        for step in (0, 1, 2, 9, 10, 3, 3, 4):
+            assert np.array_equal(ahead[step], data[step])
 
 
 def test_what_goes_wrong_ahead_is_raised_where_it_is_asked_for() -> None:
@@ -84,10 +84,10 @@ def test_what_goes_wrong_ahead_is_raised_where_it_is_asked_for() -> None:
                 raise DataError("the shard x is damaged")
             return np.array([[step]])
 
-    ahead = Prefetched(Ends())
-    assert [ahead[step].item() for step in (0, 1)] == [0, 1]
-    with pytest.raises(DataError, match="the shard x is damaged"):
-        ahead[2]
+    with prefetched(Ends()) as ahead:
+        assert [ahead[step].item() for step in (0, 1)] == [0, 1]
+        with pytest.raises(DataError, match="the shard x is damaged"):
+            ahead[2]
 
 
 def test_evaluation_is_by_source_and_in_all_by_weight() -> None:

@@ -15,7 +15,7 @@ from ligo.data.encode import Marks
 from ligo.data.pack import document_starts, mask_within, positions_within
 from ligo.families.base import family_of
 from ligo.families.stock import fresh_model
-from ligo.training.objectives import make_objective
+from ligo.training.objectives import check_attention, make_objective
 from tests.data.character_tokenizer import CharacterTokenizer
 from tests.families.tiny import TINY
 from tests.families.tiny_others import OTHERS
@@ -130,3 +130,16 @@ def test_models_that_are_not_causal_are_refused(name: str) -> None:
         ConfigError, match="data.attend=within is for causal models(.|\n)*Try: data.attend=across"
     ):
         make_objective(family_of(OTHERS[name]), CharacterTokenizer, attend="within")
+
+
+def test_attention_that_is_not_known_to_keep_documents_apart_is_refused() -> None:
+    llama, opt = family_of(TINY["llama"]), family_of(CAUSAL["opt"])
+    for attend, attention in (("within", "sdpa"), ("across", "eager"), ("across", "flash_attention_2")):
+        check_attention(opt, attend, attention)
+    check_attention(llama, "within", "eager")
+    with pytest.raises(
+        ConfigError, match="attention=eager is not known to keep(.|\n)*Try: train.attention=sdpa"
+    ):
+        check_attention(opt, "within", "eager")
+    with pytest.raises(ConfigError, match="flash_attention_2 is not known to keep"):
+        check_attention(llama, "within", "flash_attention_2")

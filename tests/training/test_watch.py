@@ -15,11 +15,12 @@ from ligo.core.errors import NumericsError
 from ligo.families.base import family_of
 from ligo.tracking.jsonl import JsonlTracker, read_records
 from ligo.training import loop
-from ligo.training.config import TrainConfig, batch_shape, num_steps
+from ligo.training.config import TrainConfig, batch_shape
 from ligo.training.engine import make_engine
 from ligo.training.meter import PEAK_FLOPS, peak_flops
 from ligo.training.models import fresh_model
 from ligo.training.objectives import CausalLM
+from ligo.training.schedule import num_steps
 from ligo.training.watch import BAD, OK, SCALED, SPIKE, Health, merged
 from tests.conftest import tiny_config
 from tests.training.arms import CONFIG, LENGTH, VALIDATION, SyntheticWindows, records, run_arm
