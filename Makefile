@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: setup demo test lint smollm2 minilm bench-demo bench-algebra bench-scale bench-sweep clean
+.PHONY: setup demo test lint smollm2 minilm bench-demo bench-algebra bench-scale bench-train bench-sweep clean
 
 setup: $(INSTALLED)
 
@@ -41,6 +41,10 @@ bench-algebra: setup
 
 bench-scale: setup
 	$(BIN)/python -m benchmarks.scale
+
+# NANOGPT=DIR: nanoGPT's code, to train beside.
+bench-train: setup
+	$(BIN)/python -m benchmarks.train
 
 bench-sweep: setup
 	$(BIN)/python -m benchmarks.sweep

@@ -268,7 +268,7 @@ def flops_rows() -> tuple[dict[str, Any], dict[str, Any]]:
     return {"FLOPs: predicted / counted - 1, worst": row(worst, "<= 0.02", worst <= 0.02)}, found
 
 
-def time_rows(rounds: int = 3) -> tuple[dict[str, Any], dict[str, Any]]:
+def plan_time_rows(rounds: int = 3) -> tuple[dict[str, Any], dict[str, Any]]:
     """Seconds of a training step, of learning's steps and evaluations, and of a write; probe and run take turns."""
     import torch
 
@@ -316,7 +316,7 @@ def main() -> None:
         child(json.loads(sys.argv[1]))
         return
     rows, details = {}, {}
-    for measure_rows in (memory_rows, flops_rows, time_rows):
+    for measure_rows in (memory_rows, flops_rows, plan_time_rows):
         more, details[measure_rows.__name__.removesuffix("_rows")] = measure_rows()
         rows |= more
     finish("plan", rows, details)

@@ -27,10 +27,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.common import REPO, finish, row
+from benchmarks.common import REPO, finish, peak_resident_bytes, row
 from ligo.checkpoint.reader import Checkpoint
 from ligo.checkpoint.shards import lay_out, write_shards
+from ligo.config import GrowConfig, SmallConfig, TargetConfig, compose
 from ligo.core.files import write_json
+from ligo.costs import costs
+from ligo.data.config import DataConfig
 from ligo.families.stock import expected_shapes, skeleton
 from ligo.growth.plan import GrowthPlan, plan_growth
 from ligo.learning.config import LearnConfig, learn_shape
@@ -40,6 +43,7 @@ from ligo.learning.forward import GrownFunction
 from ligo.learning.functional import LearnedMaps
 from ligo.learning.store import bitsandbytes_functions, open_store
 from ligo.operators.config import OperatorConfig, build
+from ligo.plan import make_plan
 from ligo.training.objectives import make_objective
 
 SMALL = {
@@ -74,19 +78,13 @@ def synthetic(folder: Path, plan: GrowthPlan) -> None:
     write_json(folder / "config.json", plan.small.config)
 
 
-def peak_bytes() -> int:
-    """VmHWM: the most that this process has held; `ru_maxrss` would begin at its parent's."""
-    status = Path("/proc/self/status").read_text()
-    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
-
-
 def one_step(folder: Path, how: str, num_target: int, depth_lr: float, steps: int) -> dict[str, float]:
     """Hold the small model, take some steps; what `apart` starts. Without steps: the libraries alone."""
     if how == "nf4":
         bitsandbytes_functions()
     skeleton(scaled_plan(1, 2, 0.0)[0].target)  # transformers, accelerate
     if not steps:
-        return {"peak_bytes": peak_bytes()}
+        return {"peak_bytes": peak_resident_bytes()}
     started = time.process_time()
     checkpoint = Checkpoint.open(folder)
     plan, operator = scaled_plan(checkpoint.config["num_hidden_layers"], num_target, depth_lr)
@@ -109,7 +107,7 @@ def one_step(folder: Path, how: str, num_target: int, depth_lr: float, steps: in
         engine.step(windows, 1.0, chosen.outside)
         seconds.append(time.process_time() - begun)
     return {
-        "peak_bytes": peak_bytes(), "reading_cpu_s": ready - started, "step_cpu_s": min(seconds),
+        "peak_bytes": peak_resident_bytes(), "reading_cpu_s": ready - started, "step_cpu_s": min(seconds),
         "small_parameters": plan.small.num_parameters, "target_parameters": plan.target.num_parameters,
         "learned_parameters": sum(p.numel() for p in learned.parameters()), "flops": chosen.step.training,
     }  # fmt: skip
@@ -117,15 +115,8 @@ def one_step(folder: Path, how: str, num_target: int, depth_lr: float, steps: in
 
 def apart(folder: Path, how: str, num_target: int, depth_lr: float, steps: int) -> dict[str, float]:
     command = [
-        sys.executable,
-        "-m",
-        "benchmarks.scale_learn",
-        str(folder),
-        how,
-        str(num_target),
-        str(depth_lr),
-        str(steps),
-    ]
+        sys.executable, "-m", "benchmarks.scale_learn", str(folder), how, str(num_target), str(depth_lr), str(steps),
+    ]  # fmt: skip
     threshold = str(2**25 // SCALE)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": threshold}
     done = subprocess.run(command, cwd=REPO, check=True, stdout=subprocess.PIPE, text=True, env=environment)
@@ -136,19 +127,57 @@ def learning_rows() -> tuple[dict[str, Any], dict[str, Any]]:
     """Peak memory and time of a step with the small model in NF4."""
     folder = Path(tempfile.mkdtemp(prefix="ligo-learn-", dir=os.environ.get("LIGO_BENCH_DIR")))
     try:
-        plan, _ = scaled_plan(SMALL["num_hidden_layers"], TARGET["num_layers"], 0.0)
+        plan, operator = scaled_plan(SMALL["num_hidden_layers"], TARGET["num_layers"], 0.0)
         synthetic(folder, plan)
         libraries = apart(folder, "nf4", TARGET["num_layers"], 0.0, 0)["peak_bytes"]
         nf4 = apart(folder, "nf4", TARGET["num_layers"], 0.0, 1)
     finally:
         shutil.rmtree(folder)
-    nf4["peak_bytes_without_libraries"] = nf4["peak_bytes"] - libraries
+    held, planned = nf4["peak_bytes"] - libraries, planned_bytes(operator)
+    off = planned / held - 1
+    whole = planned_whole_bytes()
     return {
-        "learn, LLaMA-33B -> 65B at 1/64, NF4: peak resident bytes without libraries": row(
-            nf4["peak_bytes_without_libraries"], "shown", None
+        "learn, LLaMA-33B -> 65B at 1/64, NF4: planned / measured peak - 1": row(
+            off, "within 0.10", abs(off) <= 0.1
         ),
-        "learn, LLaMA-33B -> 65B at 1/64, NF4: CPU seconds per step": row(nf4["step_cpu_s"], "shown", None),
-    }, {"libraries_bytes": libraries, "tokens": WINDOWS * LENGTH, "recompute": "layers", "nf4": nf4}
+        "learn, LLaMA-33B -> 65B, NF4: planned peak bytes": row(whole, "< 48e9", whole < 48e9),
+        "learn, LLaMA-33B -> 65B, NF4: peak bytes on one GPU": row(None, "< 48e9", None),
+        "learn, LLaMA-7B -> 13B: share of one GPU's measured bf16 matmul rate": row(None, ">= 0.40", None),
+        "learn, LLaMA-7B -> 13B: planned / measured peak on one GPU - 1": row(None, "within 0.10", None),
+    }, {
+        "libraries_bytes": libraries, "planned_bytes": planned, "tokens": WINDOWS * LENGTH, "recompute": "layers",
+        "whole": WHOLE, "nf4": nf4,
+    }  # fmt: skip
+
+
+def planned_bytes(operator: OperatorConfig) -> float:
+    """What the plan says that the step takes, without libraries."""
+    target = TargetConfig(
+        hidden_size=1024, num_hidden_layers=80, num_attention_heads=64, num_key_value_heads=64, intermediate_size=2752
+    )  # fmt: skip
+    config = GrowConfig(
+        small=SmallConfig(name="small", model=dict(SMALL)),
+        target=target,
+        operator=operator,
+        learn=LearnConfig(small="nf4", recompute="layers"),
+        data=DataConfig(sequence_length=LENGTH, validation_tokens=LENGTH * WINDOWS),
+        stages=["learn"],
+    )
+    memory = costs(config, make_plan(config, SMALL)).stages["learn"].memory
+    return float(memory.peak - memory.libraries)
+
+
+WHOLE = [
+    "small=llama-33b", "target=65b", "hardware=a100", "stages=[learn,write]", "learn.small=nf4", "learn.precision=bf16",
+    "learn.recompute=layers", "operator.form=new_rows",
+]  # fmt: skip
+
+
+def planned_whole_bytes() -> float:
+    """What the plan says of the full size, libraries included."""
+    config, _ = compose(WHOLE)
+    plan = make_plan(config, dict(config.small.model))
+    return float(costs(config, plan).stages["learn"].memory.peak)
 
 
 def main() -> None:
@@ -156,8 +185,7 @@ def main() -> None:
         folder, how, num_target, depth_lr, steps = sys.argv[1:]
         print(json.dumps(one_step(Path(folder), how, int(num_target), float(depth_lr), int(steps))))
         return
-    rows, details = learning_rows()
-    finish("scale_learn", rows, details)
+    finish("scale_learn", *learning_rows())
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Tokens per second of the training loop against Hugging Face's Trainer and nanoGPT's loop, one process, float32.
 
-    python -m benchmarks.throughput [NANOGPT]
+    NANOGPT=DIR python -m benchmarks.throughput
 
-NANOGPT: a checkout of nanoGPT (github.com/karpathy/nanoGPT), by default the folder that the variable of this name names;
+NANOGPT: a folder with the code of nanoGPT (github.com/karpathy/nanoGPT), without which its row is left open;
 its model and optimiser are used as they are, and the body of its loop is written out here (train.py is a script). Two loops
 train the same sizes on tokens of the same kind with fused AdamW, and take a step each in turn; counted is the median step, in
 CPU seconds of its thread, of all that a loop does between the ends of two steps. Figures go to benchmarks/results/throughput.json.
@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.common import finish, row
+from benchmarks.common import finish, row, run_measures
 from ligo.core.libraries import quiet_libraries
 from ligo.families.base import family_of
 from ligo.tracking.jsonl import JsonlTracker
@@ -223,11 +223,12 @@ def trainer_rows() -> tuple[dict[str, Any], dict[str, Any]]:
     }, {"parameters": parameters, "tokens_per_s": found}
 
 
-def nanogpt_rows(folder: Path | None) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Against nanoGPT's loop, on a GPT-2."""
+def nanogpt_rows() -> tuple[dict[str, Any], dict[str, Any]]:
+    """Against nanoGPT's loop, on a GPT-2; $NANOGPT is a folder with its code."""
+    folder = Path(os.environ.get("NANOGPT", "/nowhere"))
     name = "tokens per second / those of nanoGPT's loop, GPT-2"
-    if folder is None or not (folder / "model.py").is_file():
-        return {name: row(None, ">= 1.0", None)}, {"absent": "no checkout of nanoGPT was given"}
+    if not (folder / "model.py").is_file():
+        return {name: row(None, ">= 1.0", None)}, {"absent": "$NANOGPT is no folder with nanoGPT's code"}
     tokens = Tokens()
     ratio, found = compare(partial(ours, GPT2, tokens), "nanoGPT", partial(nanogpt, folder, tokens))
     return {name: row(ratio, ">= 1.0", ratio >= 1.0)}, {
@@ -237,12 +238,8 @@ def nanogpt_rows(folder: Path | None) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def main() -> None:
-    torch.set_num_threads(1)
     quiet_libraries()
-    given = sys.argv[1] if len(sys.argv) > 1 else os.environ.get("NANOGPT")
-    rows, details = trainer_rows()
-    more, others = nanogpt_rows(None if given is None else Path(given))
-    finish("throughput", {**rows, **more}, {"trainer": details, "nanogpt": others})
+    finish("throughput", *run_measures((trainer_rows, nanogpt_rows)))
 
 
 if __name__ == "__main__":

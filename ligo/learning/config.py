@@ -9,11 +9,12 @@ from dataclasses import dataclass
 
 from ligo.core.checks import check_between
 from ligo.core.errors import ConfigError, nearest
-from ligo.training.config import PRECISIONS, BatchShape
+from ligo.training.config import BatchShape
 
 FORWARDS = ("auto", "materialise", "hybrid", "factored")
 RECOMPUTED = ("none", "weights", "layers")
 HELD = ("fp32", "bf16", "nf4", "offload")
+PRECISIONS = ("fp32", "bf16")
 
 
 @dataclass(kw_only=True)

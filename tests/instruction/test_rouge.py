@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,9 @@ from ligo.instruction.rouge import Match, RougeIndex, tokens_of
 from ligo.instruction.seeds import read_seeds
 
 rouge_scorer = pytest.importorskip("rouge_score.rouge_scorer")
+absl_logging = pytest.importorskip("absl.logging")
+# rouge-score's logger holds what pytest puts in place of stderr, and would close it when Hydra sets logging up anew
+absl_logging.get_absl_handler().python_handler.stream = sys.__stderr__
 SCORER = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=False)
 WORDS = st.lists(
     st.sampled_from(["a", "b", "c", "d", "e", "the", "of", "İx", "K9", "don't", "x-y", "ß", "12"]),
