@@ -18,6 +18,8 @@ from ligo.core.errors import DataError
 ARM_LABELS = {
     "grown": "grown",
     "scratch": "from scratch",
+    "short": "from scratch, short schedule",
+    "continue": "small model trained on",
     "small": "small model",
     "learn": "learning the operator",
 }

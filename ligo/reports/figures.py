@@ -20,10 +20,16 @@ from ligo.reports.collect import Arm, Curve, RunRecord
 MAX_POINTS = 1000
 """Longer curves are thinned evenly; first and last points stay."""
 
-_ARM_COLOURS = {"grown": "#2f80d8", "scratch": "#dd7411", "small": "#8f63d6", "learn": "#1f9a78"}
+_ARM_COLOURS = {
+    "grown": "#2f80d8",
+    "scratch": "#dd7411",
+    "short": "#c2452d",
+    "small": "#8f63d6",
+    "learn": "#1f9a78",
+}
 _COLOURS = ("#2f80d8", "#dd7411", "#1f9a78", "#c74a86", "#8f63d6", "#8c7d1c", "#c2452d", "#5f7a92")
 _AT_GROWTH = ("tokens", "flops", "wall_s", "loss")
-_ORDER = {"grown": 0, "scratch": 1, "small": 3, "learn": 4}
+_ORDER = {"grown": 0, "scratch": 1, "short": 2, "small": 4, "learn": 5}
 _TICKS_JS = """
 const power = tick === 0 ? 0 : Math.max(0, Math.floor(Math.log10(Math.abs(tick)) / 3 + 1e-9))
 const prefix = ["", "k", "M", "G", "T", "P", "E", "Z", "Y"][power]
@@ -90,7 +96,7 @@ def loss_chart(runs: Sequence[RunRecord]) -> Chart | None:
     plot = _empty_figure(*_frame(arms, targets))
     lines: list[Line] = []
     for index, run in enumerate(runs):
-        for arm in sorted(run.arms.values(), key=lambda arm: _ORDER.get(arm.name, 2)):
+        for arm in sorted(run.arms.values(), key=lambda arm: _ORDER.get(arm.name, 3)):
             if not len(arm.validation) and not len(arm.training):
                 continue
             colour = _ARM_COLOURS.get(arm.name, _COLOURS[(3 + len(lines)) % len(_COLOURS)])

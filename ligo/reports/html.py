@@ -16,6 +16,7 @@ from ligo.core import units
 from ligo.core.files import write_text
 from ligo.reports.collect import ARM_LABELS, RunRecord, load_run
 from ligo.reports.figures import bokeh_script, loss_chart
+from ligo.reports.ledger import PHASE_COLUMNS, TARGET_COLUMNS, phase_rows, target_rows
 from ligo.reports.page import PAGE
 
 NOT_MEASURED = "not measured"
@@ -115,20 +116,25 @@ def answer(summary: Mapping[str, Any]) -> str:
 
 
 def savings_table_text(summary: Mapping[str, Any]) -> str:
-    """The savings table for a terminal, followed by the answer."""
-    rows = [list(SAVINGS_COLUMNS), *(saving.cells() for saving in savings(summary))]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(SAVINGS_COLUMNS))]
-    rows.insert(1, ["-" * width for width in widths])
-    lines = [
+    """The savings at V* and at the losses before it for a terminal, followed by the answer."""
+    lines = _aligned(SAVINGS_COLUMNS, [saving.cells() for saving in savings(summary)])
+    further = _aligned(TARGET_COLUMNS, target_rows(summary))
+    return "\n".join([*lines, "", *further, *([""] if further else []), answer(summary)]).lstrip("\n")
+
+
+def _aligned(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A table in lines of one width; nothing without rows."""
+    widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
+    table = [columns, ["-" * width for width in widths], *rows] if rows else []
+    return [
         "  ".join(
             [
                 row[0].ljust(widths[0]),
                 *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)),
             ]
         )
-        for row in rows
+        for row in table
     ]
-    return "\n".join([*(lines if len(lines) > 2 else []), "", answer(summary)]).lstrip("\n")
 
 
 def write_report(runs: Sequence[Path], out: Path) -> Path:
@@ -159,6 +165,8 @@ def write_report(runs: Sequence[Path], out: Path) -> Path:
         title=records[0].name if len(records) == 1 else f"{len(records)} runs compared",
         sections=[_section(record) for record in records],
         columns=SAVINGS_COLUMNS,
+        target_columns=TARGET_COLUMNS,
+        phase_columns=PHASE_COLUMNS,
         chart=chart,
         bokeh=bokeh_script() if chart else "",
     )
@@ -187,6 +195,8 @@ def _section(run: RunRecord) -> dict[str, Any]:
         "plan": run.plan,
         "changed": changed,
         "savings": rows,
+        "targets": target_rows(run.summary),
+        "phases": phase_rows(run.summary),
         "arms": _arm_rows(run),
         "notes": notes,
     }

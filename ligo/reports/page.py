@@ -74,6 +74,14 @@ summary { cursor: pointer; color: var(--quiet); margin: .6rem 0 }
     “{{ section.summary.target_loss.of }}”.
   {% else %}not measured.{% endif %}</p>
 {% endmacro %}
+{% macro plain_table(columns, rows) %}
+<div class="table"><table>
+  <tr>{% for column in columns %}<th>{{ column }}</th>{% endfor %}</tr>
+  {% for row in rows %}
+  <tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
+  {% endfor %}
+</table></div>
+{% endmacro %}
 {% set single = sections | length == 1 %}
 <h1>{{ title }}</h1>
 {% if single %}
@@ -169,6 +177,18 @@ Bokeh.embed.embed_item({{ chart.item | tojson }}, "chart").then(() => {
     <td>{{ arm.flops | flops }}</td><td>{{ arm.wall_s | wall }}</td><td>{{ arm.peak_lr | general }}</td></tr>
   {% endfor %}
 </table></div>
+
+{% if section.targets %}
+<h{{ 2 if single else 3 }}>Savings at several losses</h{{ 2 if single else 3 }}>
+{{ plain_table(target_columns, section.targets) }}
+{% endif %}
+
+{% if section.phases %}
+<h{{ 2 if single else 3 }}>What each phase took</h{{ 2 if single else 3 }}>
+{{ plain_table(phase_columns, section.phases) }}
+<p class="quiet">Device hours are of steps alone, evaluation and saving left out. Energy and CO2:
+  {{ summary.cost.assumption }}.</p>
+{% endif %}
 
 <h{{ 2 if single else 3 }}>The growth</h{{ 2 if single else 3 }}>
 <dl>
@@ -267,6 +287,8 @@ Bokeh.embed.embed_item({{ chart.item | tojson }}, "chart").then(() => {
     the grown arm costs is in C_grown, from there on.</li>
   <li>C_small is the training of the small model: left out when it is already there (sunk), or counted
     (charged).</li>
+  <li>Before its end, the scratch run is counted like the grown one: up to the first evaluation from which on it stays at or
+    below the loss.</li>
   <li>FLOPs: training is three times the forward pass, lookups are free, the output
     projection is a matmul, attention is counted in full, recomputation is not counted.</li>
 </ul>
