@@ -38,7 +38,7 @@ from ligo.growth.plan import GrowthPlan
 from ligo.operators.maps import GrowthMaps
 from ligo.plan import make_plan, plan_json
 from ligo.reports.html import savings_table_text, write_report
-from ligo.summary import operator_flops, summarise
+from ligo.summary import operator_flops, small_training_record, summarise
 from ligo.tracking.base import Tracker
 from ligo.training.config import TrainConfig, batch_shape
 
@@ -421,6 +421,7 @@ class GrowthRun:
                 result.update(
                     asdict(done), peak_lr=training.lr, schedule=training.schedule,
                     ranks=distributed.world_size(), evaluation_tokens=evaluated,
+                    small_training=small_training_record(self.config, self.small, self.plan),
                 )  # fmt: skip
                 remove_finished(checkpoints, training.keep_every)
                 say(f"trained {arm}: validation loss {done.loss:.4f} after {in_flops(done.flops)}")

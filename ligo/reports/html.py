@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from ligo.core import units
-from ligo.core.files import write_text
-from ligo.reports.collect import ARM_LABELS, RunRecord, load_run
-from ligo.reports.figures import bokeh_script, loss_chart
+from ligo.core.files import write_json, write_text
+from ligo.reports.collect import ARM_LABELS, RunRecord, check_different_names, load_run
+from ligo.reports.figures import Chart, bokeh_script, loss_chart
 from ligo.reports.ledger import PHASE_COLUMNS, TARGET_COLUMNS, phase_rows, target_rows
 from ligo.reports.page import PAGE
+from ligo.reports.study import as_json, load_study
+from ligo.reports.study_table import EXPLANATION, STUDY_COLUMNS, markdown, study_rows
 
 NOT_MEASURED = "not measured"
 NOT_REACHED = "not reached"
@@ -141,13 +143,39 @@ def write_report(runs: Sequence[Path], out: Path) -> Path:
     """Write one self-contained page about one or several run folders; give back `out`.
 
     Raises:
-        DataError: one of the folders holds no finished run.
+        DataError: one of the folders holds no finished run, or two have one name.
         ResourceError: the page cannot be written.
     """
+    records = [load_run(Path(folder)) for folder in runs]
+    check_different_names(records)
+    title = records[0].name if len(records) == 1 else f"{len(records)} runs compared"
+    return _write_page(out, title, loss_chart(records), sections=[_section(record) for record in records])
+
+
+def write_study_report(folder: Path, out: Path) -> list[Path]:
+    """Write what the arms of a study come to over their seeds: a page, and beside it the numbers and a table for papers.
+
+    Returns:
+        The page `out`, report.json with all numbers, and table.md.
+
+    Raises:
+        DataError: as `load_study` does.
+        ResourceError: a file cannot be written.
+    """
+    study = load_study(Path(folder))
+    chart = loss_chart([m.record for m in study.members], [m.group for m in study.members])
+    page = _write_page(
+        out, f"study {study.name}", chart, sections=[], study=study, study_rows=study_rows(study)
+    )
+    numbers, table = page.with_suffix(".json"), page.with_name("table.md")
+    write_json(numbers, as_json(study))
+    write_text(table, markdown(study))
+    return [page, numbers, table]
+
+
+def _write_page(out: Path, title: str, chart: Chart | None, **values: Any) -> Path:
     from jinja2 import ChainableUndefined, Environment
 
-    records = [load_run(Path(folder)) for folder in runs]
-    chart = loss_chart(records)
     environment = Environment(
         autoescape=True, undefined=ChainableUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -162,13 +190,15 @@ def write_report(runs: Sequence[Path], out: Path) -> Path:
         "general": lambda value: _or_absent(_finite(value), lambda number: f"{number:.3g}"),
     }
     page = environment.from_string(PAGE).render(
-        title=records[0].name if len(records) == 1 else f"{len(records)} runs compared",
-        sections=[_section(record) for record in records],
+        title=title,
         columns=SAVINGS_COLUMNS,
         target_columns=TARGET_COLUMNS,
         phase_columns=PHASE_COLUMNS,
         chart=chart,
         bokeh=bokeh_script() if chart else "",
+        study_columns=STUDY_COLUMNS,
+        explanation=EXPLANATION,
+        **values,
     )
     write_text(Path(out), page)
     return Path(out)

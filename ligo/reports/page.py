@@ -84,6 +84,19 @@ summary { cursor: pointer; color: var(--quiet); margin: .6rem 0 }
 {% endmacro %}
 {% set single = sections | length == 1 %}
 <h1>{{ title }}</h1>
+{% if study %}
+<p class="answer">{{ study.question }}</p>
+{{ plain_table(study_columns, study_rows) }}
+<p class="quiet">{{ explanation }}</p>
+  {% if study.notes %}
+<h2>Notes</h2>
+<ul>
+    {% for note in study.notes %}
+  <li>{{ note }}</li>
+    {% endfor %}
+</ul>
+  {% endif %}
+{% endif %}
 {% if single %}
 <p class="answer">{{ sections[0].answer }}</p>
 {{ savings_table(sections[0]) }}
