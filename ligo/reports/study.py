@@ -90,7 +90,7 @@ def load_study(folder: Path) -> Study:
         DataError: no run is finished; two runs are one arm at one seed; or runs were evaluated on different data.
     """
     study, notes = read_json(folder / "study.json"), list[str]()
-    rates = _best_rates(folder)
+    rates = _best_rates(folder, notes)
     members: dict[tuple[str, str, int], Member] = {}
     others = 0
     for name, run in study["runs"].items():
@@ -121,10 +121,15 @@ def load_study(folder: Path) -> Study:
     return Study(study["name"], study.get("question", ""), found, arms, tuple(notes))
 
 
-def _best_rates(folder: Path) -> dict[tuple[str, str], float]:
+def _best_rates(folder: Path, notes: list[str]) -> dict[tuple[str, str], float]:
     """By arm and size, as the sweep found them."""
     path = folder / "results.json"
     rows = read_json(path) if path.exists() else []
+    notes += [
+        f"{row['arm']}: its best rate {row['best_rate']:g} is at the edge of those tried; a better one may lie beyond."
+        for row in rows
+        if row["best_rate"] is not None and row["bracketed"] is False
+    ]
     return {(row["arm"], row["size"]): row["best_rate"] for row in rows if row["best_rate"] is not None}
 
 

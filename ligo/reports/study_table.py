@@ -18,7 +18,7 @@ STUDY_COLUMNS = (
     "saved, small charged",
 )
 EXPLANATION = (
-    f"Mean +- sample standard deviation over seeds [percentile bootstrap interval of the mean, {CONFIDENCE:.0%}, narrow for few "
+    f"Mean ± sample standard deviation over seeds [percentile bootstrap interval of the mean, {CONFIDENCE:.0%}, narrow for few "
     f"seeds; none below {FEWEST_FOR_INTERVAL} seeds]. Savings are of FLOPs, to the final loss V* of the scratch run of the same "
     "seed; an arm of which a seed did not reach it has no mean."
 )

@@ -114,10 +114,13 @@ def test_two_runs_of_one_arm_and_seed_are_refused(study: Path) -> None:
 def test_the_rate_that_the_sweep_found_best_counts(study: Path) -> None:
     add_run(study, "tuned", 0, (4.0, 3.0), rate=1e-3, name="tuned-a")
     add_run(study, "tuned", 0, (4.0, 2.5), rate=2e-3, name="tuned-b")
-    (study / "results.json").write_text(json.dumps([{"arm": "tuned", "size": "", "best_rate": 2e-3}]))
+    (study / "results.json").write_text(
+        json.dumps([{"arm": "tuned", "size": "", "best_rate": 2e-3, "bracketed": False}])
+    )
     found = load_study(study)
     assert next(arm for arm in found.arms if arm.name == "tuned").runs == ("tuned-b",)
     assert "1 runs at rates that are not their arm's best are left out." in found.notes
+    assert found.notes[0].startswith("tuned: its best rate 0.002 is at the edge of those tried")
 
 
 def test_nothing_finished_is_refused_with_what_is_missing(tmp_path: Path) -> None:
