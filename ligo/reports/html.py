@@ -16,6 +16,7 @@ from ligo.core import units
 from ligo.core.files import write_json, write_text
 from ligo.reports.collect import ARM_LABELS, RunRecord, check_different_names, load_run
 from ligo.reports.figures import Chart, bokeh_script, loss_chart
+from ligo.reports.heatmaps import heat_maps
 from ligo.reports.ledger import PHASE_COLUMNS, TARGET_COLUMNS, phase_rows, target_rows
 from ligo.reports.page import PAGE
 from ligo.reports.study import as_json, load_study
@@ -149,7 +150,10 @@ def write_report(runs: Sequence[Path], out: Path) -> Path:
     records = [load_run(Path(folder)) for folder in runs]
     check_different_names(records)
     title = records[0].name if len(records) == 1 else f"{len(records)} runs compared"
-    return _write_page(out, title, loss_chart(records), sections=[_section(record) for record in records])
+    changes = heat_maps(records[0].folder) if len(records) == 1 else None
+    return _write_page(
+        out, title, loss_chart(records), sections=[_section(record) for record in records], changes=changes
+    )
 
 
 def write_study_report(folder: Path, out: Path) -> list[Path]:
@@ -195,7 +199,7 @@ def _write_page(out: Path, title: str, chart: Chart | None, **values: Any) -> Pa
         target_columns=TARGET_COLUMNS,
         phase_columns=PHASE_COLUMNS,
         chart=chart,
-        bokeh=bokeh_script() if chart else "",
+        bokeh=bokeh_script() if chart or values.get("changes") else "",
         study_columns=STUDY_COLUMNS,
         explanation=EXPLANATION,
         **values,

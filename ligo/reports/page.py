@@ -108,6 +108,9 @@ summary { cursor: pointer; color: var(--quiet); margin: .6rem 0 }
   {% endfor %}
 {% endif %}
 
+{% if bokeh %}
+<script>{{ bokeh | safe }}</script>
+{% endif %}
 <h2>Loss curves</h2>
 {% if chart %}
 <figure>
@@ -134,13 +137,12 @@ summary { cursor: pointer; color: var(--quiet); margin: .6rem 0 }
     own training as well. Losses of the first steps may lie above the frame: pan or zoom with the tools beside
     the chart. Point at a line for its numbers.</figcaption>
 </figure>
-<script>{{ bokeh | safe }}</script>
 <script>
 "use strict";
 const axes = {{ chart.axes | tojson }};
 Bokeh.set_log_level("error");
 Bokeh.embed.embed_item({{ chart.item | tojson }}, "chart").then(() => {
-  const plot = Bokeh.documents[0].get_model_by_name("losses");
+  const plot = Bokeh.documents.map((document) => document.get_model_by_name("losses")).find((model) => model);
   const buttons = (name) => [...document.querySelectorAll(`input[name=${name}]`)];
   function showAxis(key) {
     for (const {glyph} of plot.renderers) glyph.x = {field: key};
@@ -228,6 +230,15 @@ Bokeh.embed.embed_item({{ chart.item | tojson }}, "chart").then(() => {
   <dt>loss at the start</dt><dd>{{ summary.growth.loss_at_start | loss }}</dd>
   <dt>loss after learning</dt><dd>{{ summary.growth.loss_after_learning | loss }}</dd>
 </dl>
+{% if changes %}
+<figure>
+  <div id="changes"></div>
+  <figcaption>What learning changed in the operator, on top of its start: coefficients of layers for each kind of tensor, and how
+    heads are mixed. White is unchanged; each map has its own scale.
+    {%- if changes.left_out %} {{ changes.left_out }} further maps are not drawn.{% endif %}</figcaption>
+</figure>
+<script>Bokeh.embed.embed_item({{ changes.item | tojson }}, "changes");</script>
+{% endif %}
 {% if summary.inner_growth %}
 <div class="table"><table class="words">
   <tr><th>grown inside the run, at</th><th>width</th><th>layers</th><th>parameters</th><th>operator</th><th>exact</th>
