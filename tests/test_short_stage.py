@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from ligo import grow
+from ligo.study import make_cells
+from ligo.sweeps.grid import StudyConfig
 from tests.test_commands import BUDGET, SMALL, TARGET, run, text_file
 
 __all__ = ["text_file"]  # a fixture
@@ -68,3 +70,13 @@ def test_what_would_be_the_scratch_run_again_is_refused(
 ) -> None:
     assert run(grow, *command, "stages=[short]", "scratch.max_tokens=1024", f"run.dir={tmp_path}") == 2
     assert "the stage short would add nothing" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_study_searches_the_rate_of_short_as_that_of_scratch() -> None:
+    arms = {"short": ["operator=exact", "stages=[short]"]}
+    study = StudyConfig(arms=arms, learning_rates=[1e-3, 2e-3])
+    (cell,) = make_cells(
+        study, ["train.max_tokens=1024", "scratch.max_tokens=2048", "train.engine=torch", "hardware=none"]
+    )
+    assert (cell.loss_stage, cell.rate_key) == ("short", "scratch.lr")
+    assert "scratch.lr=0.002" in cell.trial(0, 2e-3).options

@@ -44,7 +44,7 @@ class Member:
 
     @property
     def group(self) -> str:
-        return f"{self.arm} ({self.size})" if self.size else self.arm
+        return _group(self.arm, self.size)
 
     def points(self, arm: str) -> list[Point]:
         """The evaluations of one of its arms."""
@@ -121,12 +121,17 @@ def load_study(folder: Path) -> Study:
     return Study(study["name"], study.get("question", ""), found, arms, tuple(notes))
 
 
+def _group(arm: str, size: str) -> str:
+    return f"{arm} ({size})" if size else arm
+
+
 def _best_rates(folder: Path, notes: list[str]) -> dict[tuple[str, str], float]:
     """By arm and size, as the sweep found them."""
     path = folder / "results.json"
     rows = read_json(path) if path.exists() else []
     notes += [
-        f"{row['arm']}: its best rate {row['best_rate']:g} is at the edge of those tried; a better one may lie beyond."
+        f"{_group(row['arm'], row['size'])}: its best rate {row['best_rate']:g} is at the edge of those tried; a better "
+        "one may lie beyond."
         for row in rows
         if row["best_rate"] is not None and row["bracketed"] is False
     ]

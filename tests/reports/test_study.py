@@ -172,3 +172,15 @@ def test_two_runs_of_one_name_are_refused(make_run: RunMaker, tmp_path: Path) ->
     with pytest.raises(DataError, match=f"{one} and {two} are both named 'same'"):
         write_report([one, two], tmp_path / "report.html")
     check_different_names([load_run(one), load_run(make_run("other"))])
+
+
+def test_a_study_that_cannot_be_compared_ends_with_the_code_for_data(
+    study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add_run(study, "other", 0, (4.0, 3.0), text="xyz")
+    monkeypatch.setattr(sys, "argv", ["ligo.report", str(study)])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 3
+    assert "DataError: scratch-0 and other-0" in capsys.readouterr().err
+    assert not (study / "report.html").exists()
