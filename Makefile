@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: setup demo test lint smollm2 minilm bench-demo bench-algebra bench-scale bench-train bench-sweep clean
+.PHONY: setup demo test lint smollm2 minilm bench-demo bench-algebra bench-scale bench-train bench-sweep bench-report clean
 
 setup: $(INSTALLED)
 
@@ -48,6 +48,9 @@ bench-train: setup
 
 bench-sweep: setup
 	$(BIN)/python -m benchmarks.sweep
+
+bench-report: setup
+	$(BIN)/python -m benchmarks.report
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -22,8 +22,8 @@ from ligo.operators.config import OperatorConfig
 from ligo.tracking.config import TrackingConfig
 from ligo.training.config import TrainConfig
 
-TRAINING_STAGES = frozenset({"train", "scratch", "continue"})
-STAGES = ("learn", "write", "verify", "train", "scratch", "continue", "report")
+TRAINING_STAGES = frozenset({"train", "scratch", "short", "continue"})
+STAGES = ("learn", "write", "verify", "train", "scratch", "short", "continue", "report")
 DTYPES = ("auto", "float16", "bfloat16", "float32", "float64")
 STARTS = ("grown", "small")
 
@@ -180,7 +180,8 @@ class GrowConfig:
     stages: list[str] = field(
         default_factory=lambda: ["learn", "write", "verify", "train", "scratch", "report"]
     )
-    """What to do, in this order; `continue` trains the small model on, as a control."""
+    """What to do, in this order; two are controls: `continue` trains the small model on, `short` is the scratch run on a
+    schedule as short as the grown run's."""
     seed: int = 0
     """Seeds everything: data order, noise, fresh weights."""
     output: str = "text"
@@ -366,6 +367,7 @@ def check(config: GrowConfig) -> None:
     for section, arm in arms:
         check_training(arm, section)
     _check_start(config)
+    _check_short(config)
     check_target(config.target)
     check_data(config.data)
     check_operator(config.operator)
@@ -421,6 +423,15 @@ def _check_start(config: GrowConfig) -> None:
         raise ConfigError(
             f"train.start=small grows the model while it trains, and stages names {', '.join(before)}, which grow it "
             "before.\n  Try: stages=[train,scratch,report]"
+        )
+
+
+def _check_short(config: GrowConfig) -> None:
+    scratch = scratch_training(config).max_tokens
+    if "short" in config.stages and scratch <= config.train.max_tokens:
+        raise ConfigError(
+            f"scratch.max_tokens={scratch} is no more than train.max_tokens={config.train.max_tokens}: the scratch run's "
+            "schedule is short already, and the stage short would add nothing.\n  Try: leave short out of stages, or a longer scratch.max_tokens"
         )
 
 
@@ -500,6 +511,11 @@ def scratch_training(config: GrowConfig) -> TrainConfig:
     """The scratch arm's training: `train` with `scratch`'s own values."""
     own = {key: value for key, value in vars(config.scratch).items() if value is not None}
     return replace(_without_growth(config.train), rewarm_steps=0, **own)
+
+
+def short_training(config: GrowConfig) -> TrainConfig:
+    """The scratch arm's training with its schedule fitted to the grown arm's budget."""
+    return replace(scratch_training(config), max_tokens=config.train.max_tokens)
 
 
 def small_training(config: GrowConfig) -> TrainConfig:

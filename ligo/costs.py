@@ -29,7 +29,7 @@ from ligo.accounting.memory import (
     write_peak,
     zero_keys,
 )
-from ligo.config import TRAINING_STAGES, GrowConfig, learns_maps, scratch_training
+from ligo.config import TRAINING_STAGES, GrowConfig, learns_maps, scratch_training, short_training
 from ligo.core.distributed import world_size
 from ligo.core.libraries import quiet_libraries
 from ligo.growth.plan import GrowthPlan
@@ -74,7 +74,7 @@ class Costs:
     """Of the grown checkpoint."""
     disk: dict[str, float]
     stages: dict[str, StageCost] = field(default_factory=dict)
-    """By name: learn, write, train, scratch."""
+    """By name: learn, write, train, scratch, short."""
     zero: dict[int, Memory] = field(default_factory=dict)
     """Training's memory under each ZeRO stage."""
     capacity: float | None = None
@@ -141,7 +141,8 @@ class _Forecast:
             stages["write"] = self.write(dtype)
         zero = {}
         if self.trains:
-            arms = {"train": config.train, "scratch": scratch_training(config)}
+            scratch, short = scratch_training(config), short_training(config)
+            arms = {"train": config.train, "scratch": scratch, "short": short}
             stages |= {name: self.train(arm) for name, arm in arms.items() if name in config.stages}
             if config.train.engine == "deepspeed":
                 zero = {stage: self.training_memory(config.train, stage=stage) for stage in STAGES}
@@ -399,7 +400,7 @@ class _Forecast:
         if self.capacity is None:
             return []
         for name, stage in stages.items():
-            if name == "scratch" or (name == "write" and self.on_gpu):
+            if name in ("scratch", "short") or (name == "write" and self.on_gpu):
                 continue  # the same model as train; writing is the host's work, which looks for itself
             if stage.memory.peak <= self.capacity * (1 if name == "train" or self.on_gpu else self.ranks):
                 continue

@@ -174,7 +174,7 @@ def _machine_lines(config: GrowConfig, cost: Costs) -> list[str]:
     now = config.deepspeed.get("zero_optimization", {}).get("stage", 0)
     engine = f"zero{now}" if cost.zero else "torch"
     rows = [
-        (f"{name}, {engine}" if name in ("train", "scratch") else name, stage.memory)
+        (f"{name}, {engine}" if name in ("train", "scratch", "short") else name, stage.memory)
         for name, stage in cost.stages.items()
     ]
     rows += [(f"train, zero{stage}", memory) for stage, memory in cost.zero.items() if stage != now]

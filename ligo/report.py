@@ -1,4 +1,4 @@
-"""python -m ligo.report RUN [RUN ...]: compare runs in one self-contained HTML file."""
+"""python -m ligo.report RUN [RUN ...]: compare runs, or the arms of one study over its seeds, in one HTML file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ligo.core.errors import LigoError
 from ligo.core.log import say
-from ligo.reports.html import write_report
+from ligo.reports.html import write_report, write_study_report
 
 
 def run_folders(paths: list[Path]) -> list[Path]:
@@ -28,7 +28,12 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     try:
-        say(write_report(run_folders(arguments.runs), arguments.out or arguments.runs[0] / "report.html"))
+        first, out = arguments.runs[0], arguments.out or arguments.runs[0] / "report.html"
+        if len(arguments.runs) == 1 and (first / "study.json").exists():
+            written = write_study_report(first, out)
+        else:
+            written = [write_report(run_folders(arguments.runs), out)]
+        say("\n".join(map(str, written)))
     except LigoError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

@@ -1,4 +1,4 @@
-"""The stages of a growth run: learn, write, verify, train, scratch, continue, report.
+"""The stages of a growth run: learn, write, verify, train, scratch, short, continue, report.
 
 Each reads what the stages before it left in the run folder and leaves its own result there, so a run
 that was cut goes on at the first stage that is not done. All ranks learn and train; rank 0 does the rest alone.
@@ -24,7 +24,7 @@ from ligo.checkpoint.optimizer import (
 )
 from ligo.checkpoint.reader import Checkpoint
 from ligo.checkpoint.writer import check_free_memory, write_weights
-from ligo.config import GrowConfig, learns_maps, needs_objective, scratch_training
+from ligo.config import GrowConfig, learns_maps, needs_objective, scratch_training, short_training
 from ligo.core import distributed
 from ligo.core.files import folder_aside, folder_resumed, write_json
 from ligo.core.log import say
@@ -38,7 +38,7 @@ from ligo.growth.plan import GrowthPlan
 from ligo.operators.maps import GrowthMaps
 from ligo.plan import make_plan, plan_json
 from ligo.reports.html import savings_table_text, write_report
-from ligo.summary import operator_flops, summarise
+from ligo.summary import operator_flops, small_training_record, summarise
 from ligo.tracking.base import Tracker
 from ligo.training.config import TrainConfig, batch_shape
 
@@ -71,6 +71,7 @@ class GrowthRun:
             "verify": self.verify,
             "train": self.train,
             "scratch": self.scratch,
+            "short": self.short,
             "continue": self.continue_small,
             "report": self.report,
         }
@@ -125,6 +126,7 @@ class GrowthRun:
             flops=learned.flops, recomputed_flops=learned.recomputed_flops, tokens=learned.tokens,
             wall_s=learned.wall_s, best_step=learned.best_step, start_loss=learned.start_loss,
             best_loss=learned.best_loss, parameters=learned.num_parameters, small=learned.small,
+            ranks=distributed.world_size(),
         )  # fmt: skip
         say(
             f"learned: validation loss {learned.start_loss:.4f} -> {learned.best_loss:.4f} "
@@ -167,7 +169,7 @@ class GrowthRun:
         )
         result.update(
             flops=selection.flops, tokens=selection.tokens, wall_s=selection.wall_s, chosen=selection.chosen,
-            start_loss=selection.start_losses[selection.chosen], losses=dict(selection.losses),
+            start_loss=selection.start_losses[selection.chosen], losses=dict(selection.losses), ranks=1,
         )  # fmt: skip
         tried = ", ".join(f"{name} {loss:.4f}" for name, loss in selection.losses.items())
         say(f"chose {selection.chosen} (validation loss after {config.operator.trial_steps} steps: {tried})")
@@ -290,13 +292,16 @@ class GrowthRun:
 
     def scratch(self) -> None:
         """Train the same target from fresh weights: same data order, own rate, own fully decayed schedule."""
+        self._train_arm("scratch", "scratch", self._fresh, scratch_training(self.config))
 
-        def model() -> Any:
-            from ligo.training.models import fresh_model
+    def short(self) -> None:
+        """The scratch run with a schedule as short as the grown run's: the control for what the schedule alone gains."""
+        self._train_arm("short", "short", self._fresh, short_training(self.config))
 
-            return fresh_model(self._final.config, self.config.seed)
+    def _fresh(self) -> Any:
+        from ligo.training.models import fresh_model
 
-        self._train_arm("scratch", "scratch", model, scratch_training(self.config))
+        return fresh_model(self._final.config, self.config.seed)
 
     def continue_small(self) -> None:
         """Train the small model on for as many FLOPs as the growth and the grown model took: the control.
@@ -412,7 +417,12 @@ class GrowthRun:
 
         with self._alone(stage) as result:
             if result is not None:
-                result.update(asdict(done), peak_lr=training.lr, schedule=training.schedule)
+                evaluated = self.config.data.sequence_length * sum(map(len, self._validation))
+                result.update(
+                    asdict(done), peak_lr=training.lr, schedule=training.schedule,
+                    ranks=distributed.world_size(), evaluation_tokens=evaluated,
+                    small_training=small_training_record(self.config, self.small, self.plan),
+                )  # fmt: skip
                 remove_finished(checkpoints, training.keep_every)
                 say(f"trained {arm}: validation loss {done.loss:.4f} after {in_flops(done.flops)}")
 

@@ -69,7 +69,7 @@ class Cell:
 
     @property
     def rate_key(self) -> str:
-        return "scratch.lr" if self.loss_stage == "scratch" else "train.lr"
+        return "scratch.lr" if self.loss_stage in ("scratch", "short") else "train.lr"
 
     def trial(self, seed: int, rate: float | None) -> Trial:
         """The cell's run at a seed and a rate (None: the rate that the arm has)."""
@@ -248,7 +248,7 @@ def _check_searchable(study: StudyConfig, cells: Iterable[Cell]) -> None:
             raise ConfigError(
                 f"arm {cell.arm} has stages={list(cell.stages)}, which train {'several things' if trains else 'nothing'}: "
                 "there is no one loss to search a rate by.\n"
-                "  Try: exactly one of train, scratch, continue among its stages, or study.learning_rates=[]"
+                "  Try: exactly one of train, scratch, short, continue among its stages, or study.learning_rates=[]"
             )
 
 

@@ -8,8 +8,18 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ligo import __version__
-from ligo.accounting.flops import model_flops
-from ligo.accounting.savings import Point, curve, loss_at, savings
+from ligo.accounting.flops import model_flops, recomputed_flops
+from ligo.accounting.phases import cost, phases
+from ligo.accounting.savings import (
+    TARGET_SHARES,
+    Point,
+    Spent,
+    curve,
+    loss_at,
+    savings,
+    savings_by_target,
+    targets,
+)
 from ligo.checkpoint.reader import Checkpoint, read_json_object
 from ligo.config import GrowConfig, scratch_training
 from ligo.core.errors import CheckpointError
@@ -37,9 +47,9 @@ def summarise(
         inner: growths inside the grown arm, whose FLOPs hold what these cost.
     """
     target = inner[-1].plan.target if inner else plan.target
-    results, records = run.stage_results(), read_records(run.metrics)
+    machine, results, records = config.hardware, run.stage_results(), read_records(run.metrics)
     trained = small_training_record(config, small, plan)
-    arms = _arms(config, results)
+    arms, spent = _arms(config, results), _phases(config, results, records, trained, plan, inner)
     growth = _growth(config, run, plan)
     if config.train.start == "small":  # what it cost is in the arm
         growth = {**_growth(inner[0].config, inner[0].run, inner[0].plan), "operator_flops": 0.0}
@@ -67,6 +77,9 @@ def summarise(
         "arms": arms,
         "target_loss": None,
         "savings": [],
+        "savings_by_target": [],
+        "phases": spent,
+        "cost": cost(spent, machine.watts, machine.grams_co2_per_kwh),
         "equal_tokens": None,
         "equal_flops": None,
         "not_measured": _not_measured(config, results),
@@ -75,6 +88,7 @@ def summarise(
     curves = {arm["name"]: curve(records, arm["name"]) for arm in arms}
     if curves.get("grown") and curves.get("scratch"):
         summary |= _comparison(curves, operator_flops(run), trained.get("flops"))
+        summary["savings_by_target"] = _savings_by_target(curves, _operator_spent(run, inner), trained)
         summary["notes"] += _caveats(arms, summary["equal_tokens"]["tokens"], trained)
     return summary
 
@@ -84,6 +98,13 @@ def operator_flops(run: Run) -> float:
     results = run.stage_results()
     learning, writing = results.get("learn", {}), results.get("write", {})
     return float(learning.get("flops", 0.0) + writing.get("build_flops", 0.0))
+
+
+def _operator_spent(run: Run, inner: Sequence[InnerGrowth]) -> Spent:
+    """The same in each measure. Growths inside the arm have their FLOPs and time in it, their tokens here."""
+    learning = run.stage_results().get("learn", {})
+    tokens = [growth.run.stage_results().get("learn", {}).get("tokens", 0) for growth in inner]
+    return Spent(operator_flops(run), learning.get("tokens", 0) + sum(tokens), learning.get("wall_s", 0.0))
 
 
 def small_training_record(config: GrowConfig, small: Checkpoint, plan: GrowthPlan) -> dict[str, Any]:
@@ -147,6 +168,7 @@ def _arms(config: GrowConfig, results: dict[str, Any]) -> list[dict[str, Any]]:
     labels = {
         "train": ("grown", f"grown ({_operator_name(config, results)})"),
         "scratch": ("scratch", "from scratch"),
+        "short": ("short", "from scratch, short schedule"),
         "continue": ("continue", "small model trained on"),
     }
     measured = ("tokens", "flops", "wall_s", "peak_lr")
@@ -169,7 +191,9 @@ def _comparison(curves: dict[str, list[Point]], operator: float, small: float | 
     budget = min(grown[-1].flops + operator, scratch[-1].flops)
     within_flops = {name: loss_at(points, flops=budget) for name, points in curves.items()}
     within_flops["grown"] = loss_at(grown, flops=budget - operator)
-    within_tokens = {name: loss_at(curves[name], tokens=tokens) for name in ("grown", "scratch")}
+    within_tokens = {
+        name: loss_at(points, tokens=tokens) for name, points in curves.items() if name != "continue"
+    }
     rows = savings(grown, scratch, operator_flops=operator, small_flops=small)
     return {
         "target_loss": {"value": scratch[-1].loss, "of": "scratch"},
@@ -177,6 +201,38 @@ def _comparison(curves: dict[str, list[Point]], operator: float, small: float | 
         "equal_tokens": {"tokens": tokens, "losses": within_tokens},
         "equal_flops": {"flops": budget, "losses": within_flops},
     }
+
+
+def _savings_by_target(
+    curves: dict[str, list[Point]], operator: Spent, trained: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """To losses of the scratch run on its way, and to the final one of its control with a short schedule."""
+    small = Spent(trained.get("flops"), trained.get("tokens"), trained.get("wall_s"))
+    aims = {"scratch": TARGET_SHARES, "short": (1.0,)}
+    return [
+        row.as_json()
+        for name, shares in aims.items()
+        for row in savings_by_target(
+            curves["grown"], curves.get(name, []), targets(curves.get(name, []), name, shares),
+            operator=operator, small=small,
+        )
+    ]  # fmt: skip
+
+
+def _phases(
+    config: GrowConfig, results: dict[str, Any], records: list[dict[str, Any]], trained: dict[str, Any],
+    plan: GrowthPlan, inner: Sequence[InnerGrowth],
+) -> dict[str, Any]:  # fmt: skip
+    target, length = inner[-1].plan.target if inner else plan.target, config.data.sequence_length
+    families = {"scratch": target, "short": target, "continue": plan.small}
+    families |= {} if inner else {"grown": target}  # several models, one after another
+    forward = {arm: model_flops(family, length) for arm, family in families.items()}
+    kept = config.train.activation_checkpointing == "none"
+    again = {
+        arm: 0.0 if kept else recomputed_flops(family, length) / forward[arm].training
+        for arm, family in families.items()
+    }
+    return phases(results, trained, records, {arm: flops.forward for arm, flops in forward.items()}, again)
 
 
 def _caveats(arms: list[dict[str, Any]], tokens: int, trained: dict[str, Any]) -> list[str]:
@@ -197,8 +253,12 @@ def _not_measured(config: GrowConfig, results: dict[str, Any]) -> list[str]:
     missing = []
     if "continue" not in results:
         missing.append("the small model trained on at equal total FLOPs (add continue to stages)")
-    missing += ["the same scratch run with a schedule as short as the grown run's", "several seeds"]
     scratch = scratch_training(config)
+    if "short" not in results and scratch.max_tokens > config.train.max_tokens:
+        missing.append(
+            "the same scratch run with a schedule as short as the grown run's (add short to stages)"
+        )
+    missing.append("several seeds")
     if not (config.target.scratch_lr_is_tuned and scratch.lr == config.target.scratch_lr):
         missing.append(f"whether {scratch.lr:g} is the best peak rate from scratch: no sweep brackets it")
     if scratch.schedule == "constant" or scratch.final_lr_ratio > 0.1:

@@ -24,6 +24,13 @@ class ModelFlops:
         return 3 * self.forward
 
 
+def recomputed_flops(family: Family, sequence_length: int) -> int:
+    """Per token, where activations of layers are not kept: their forward pass once more. Apart from training's own."""
+    inside = [spec for spec in family.tensors if len(spec.axes) >= 2 and spec.layer is not None]
+    weights = round(sum(spec.num_elements(family.spaces) * spec.active_share for spec in inside))
+    return 2 * weights + family.attention_flops(sequence_length)
+
+
 def model_flops(family: Family, sequence_length: int) -> ModelFlops:
     """FLOPs per token: 2 per weight of every matrix that is multiplied, plus attention and a tied head."""
     matrices = [spec for spec in family.tensors if len(spec.axes) >= 2 and not spec.lookup]

@@ -38,6 +38,11 @@ class HardwareConfig:
     """Part of the peak rates that a step reaches; an assumption, and not used where rates are measured."""
     price_per_hour: float | None = None
     """What one device costs per hour, in any currency."""
+    watts: float | None = None
+    """Power that one device draws at work, with its share of host and cooling: an assumption, nothing is metered. null:
+    energy is not estimated."""
+    grams_co2_per_kwh: float | None = None
+    """Emissions of the electricity used; an assumption as well. null: they are not estimated."""
 
     @property
     def is_measured(self) -> bool:
@@ -58,7 +63,9 @@ def check(config: HardwareConfig) -> None:
     """
     for key, value in vars(config).items():
         if value is not None and key not in ("name", "efficiency"):
-            check_between(f"hardware.{key}", value, 0, above=key != "price_per_hour")
+            check_between(
+                f"hardware.{key}", value, 0, above=key not in ("price_per_hour", "grams_co2_per_kwh")
+            )
     check_between("hardware.efficiency", config.efficiency, 0, 1, above=True)
 
 

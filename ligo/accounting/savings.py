@@ -5,6 +5,9 @@
 V* is the scratch run's final validation loss on its own fully decayed schedule. C_grown(V*) is counted
 up to the first evaluation from which on the grown run's validation loss stays at or below V*; if there is
 none the saving is None, never an extrapolation. All losses are over one fixed validation set.
+
+The same is counted in tokens and in wall time, and to the losses that the scratch run had earlier on its way,
+where savings are larger: one figure at one loss says little.
 """
 
 from __future__ import annotations
@@ -37,6 +40,66 @@ class Saving:
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
+
+
+MEASURES = ("flops", "tokens", "wall_s")
+TARGET_SHARES = (0.5, 0.75, 0.9, 1.0)
+"""Parts of the scratch run's FLOPs at which its loss becomes a target; the last one's is V*."""
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What something took, in each measure; None where nobody recorded it."""
+
+    flops: float | None
+    tokens: float | None
+    wall_s: float | None
+
+
+FREE = Spent(0.0, 0.0, 0.0)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A loss that an arm had after a part of its FLOPs."""
+
+    loss: float
+    of: str
+    share: float
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A saving in one measure and what it is made of; None: not recorded, or the loss was not reached."""
+
+    small: float | None
+    operator: float | None
+    grown: float | None
+    baseline: float | None
+
+    @property
+    def saving(self) -> float | None:
+        spent = (self.small, self.operator, self.grown)
+        if None in spent or not self.baseline:
+            return None
+        return 1 - sum(part for part in spent if part is not None) / self.baseline
+
+    def as_json(self) -> dict[str, float | None]:
+        return {**asdict(self), "saving": self.saving}
+
+
+@dataclass(frozen=True)
+class TargetSaving:
+    """One row of the ledger: a target loss, a convention, and the saving in each measure."""
+
+    target: Target
+    convention: str
+    reached: bool
+    measures: dict[str, Parts]
+
+    def as_json(self) -> dict[str, Any]:
+        measures = {name: parts.as_json() for name, parts in self.measures.items()}
+        return {**asdict(self.target), "convention": self.convention, "reached": self.reached, **measures}
 
 
 def curve(records: Sequence[dict[str, Any]], arm: str) -> list[Point]:
@@ -77,6 +140,47 @@ def savings(
         return Saving(convention, charged, operator_flops, grown_flops, total, saving)
 
     return [row("small model sunk", 0.0), row("small model charged", small_flops)]
+
+
+def targets(points: Sequence[Point], of: str, shares: Sequence[float] = TARGET_SHARES) -> list[Target]:
+    """The losses that an arm had at parts of its FLOPs, as far as it had been evaluated on its way there."""
+    found = []
+    for share in shares:
+        within = [point for point in points if 0 < point.flops <= share * points[-1].flops]
+        if within:
+            found.append(Target(within[-1].loss, of, share))
+    return found
+
+
+def savings_by_target(
+    grown: Sequence[Point],
+    baseline: Sequence[Point],
+    aims: Sequence[Target],
+    *,
+    operator: Spent,
+    small: Spent,
+) -> list[TargetSaving]:
+    """Both conventions at each target loss, in FLOPs, tokens and wall time.
+
+    Each arm is counted up to the first evaluation from which on it stays at or below the target; the baseline is
+    counted to its end where its final loss is the target.
+
+    Args:
+        aims: losses of the baseline.
+    """
+    rows = []
+    for target in aims:
+        ours = first_staying_below(grown, target.loss)
+        theirs = baseline[-1] if target.share == 1 else first_staying_below(baseline, target.loss)
+        for convention, charged in (("small model sunk", FREE), ("small model charged", small)):
+            parts = (charged, operator, ours, theirs)
+            measures = {name: Parts(*(_measure(part, name) for part in parts)) for name in MEASURES}
+            rows.append(TargetSaving(target, convention, ours is not None, measures))
+    return rows
+
+
+def _measure(part: Spent | Point | None, name: str) -> float | None:
+    return None if part is None else getattr(part, name)
 
 
 def speedup_as_saving(speedup: float) -> float:

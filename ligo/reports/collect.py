@@ -6,7 +6,7 @@ Nothing is computed here that the run did not write down; what is missing or dam
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from ligo.core.errors import DataError
 ARM_LABELS = {
     "grown": "grown",
     "scratch": "from scratch",
+    "short": "from scratch, short schedule",
+    "continue": "small model trained on",
     "small": "small model",
     "learn": "learning the operator",
 }
@@ -83,7 +85,29 @@ def load_run(folder: Path) -> RunRecord:
     else:
         warnings.append("plan.json is missing: the growth plan is not shown.")
     labels = {arm.get("name"): arm.get("label") for arm in summary.get("arms") or ()}
-    arms = {
+    arms = read_arms(folder, labels, warnings)
+    return RunRecord(folder, summary, plan, arms, tuple(warnings))
+
+
+def check_different_names(runs: Sequence[RunRecord]) -> None:
+    """Refuse runs that nobody could tell apart in a comparison.
+
+    Raises:
+        DataError: two runs have one name; both folders are named.
+    """
+    seen: dict[str, RunRecord] = {}
+    for run in runs:
+        twin = seen.setdefault(run.name, run)
+        if twin is not run:
+            raise DataError(
+                f"{twin.folder} and {run.folder} are both named {run.name!r}: they could not be told apart.\n"
+                "  Try: leave one out, or rename the folder and run its stage report again"
+            )
+
+
+def read_arms(folder: Path, labels: Mapping[Any, Any], warnings: list[str]) -> dict[str, Arm]:
+    """The arms in a run's metrics.jsonl; what cannot be read is added to `warnings`."""
+    return {
         name: Arm(
             name,
             str(labels.get(name) or ARM_LABELS.get(name, name)),
@@ -92,7 +116,6 @@ def load_run(folder: Path) -> RunRecord:
         )
         for name, records in _records_by_arm(folder / "metrics.jsonl", warnings).items()
     }
-    return RunRecord(folder, summary, plan, arms, tuple(warnings))
 
 
 def _read_object(path: Path) -> dict[str, Any]:

@@ -19,11 +19,19 @@ from ligo.reports.collect import Arm, Curve, RunRecord
 
 MAX_POINTS = 1000
 """Longer curves are thinned evenly; first and last points stay."""
+_PAGE_POINTS = 16_000
+"""All curves of a page together, which keeps it below 5 MB."""
 
-_ARM_COLOURS = {"grown": "#2f80d8", "scratch": "#dd7411", "small": "#8f63d6", "learn": "#1f9a78"}
+_ARM_COLOURS = {
+    "grown": "#2f80d8",
+    "scratch": "#dd7411",
+    "short": "#c2452d",
+    "small": "#8f63d6",
+    "learn": "#1f9a78",
+}
 _COLOURS = ("#2f80d8", "#dd7411", "#1f9a78", "#c74a86", "#8f63d6", "#8c7d1c", "#c2452d", "#5f7a92")
 _AT_GROWTH = ("tokens", "flops", "wall_s", "loss")
-_ORDER = {"grown": 0, "scratch": 1, "small": 3, "learn": 4}
+_ORDER = {"grown": 0, "scratch": 1, "short": 2, "small": 4, "learn": 5}
 _TICKS_JS = """
 const power = tick === 0 ? 0 : Math.max(0, Math.floor(Math.log10(Math.abs(tick)) / 3 + 1e-9))
 const prefix = ["", "k", "M", "G", "T", "P", "E", "Z", "Y"][power]
@@ -73,10 +81,14 @@ def bokeh_script() -> str:
     return script.replace("</script", r"<\/script")
 
 
-def loss_chart(runs: Sequence[RunRecord]) -> Chart | None:
+def loss_chart(runs: Sequence[RunRecord], groups: Sequence[str] | None = None) -> Chart | None:
     """All arms of all runs in one chart; None when no run has a curve.
 
     One run: a colour per arm. Several runs: a colour per run, a dash pattern per arm.
+
+    Args:
+        groups: of a study, what each run is a repetition of. A group has one colour and one entry in the legend, and its
+            validation losses alone are drawn.
     """
     arms = [arm for run in runs for arm in run.arms.values()]
     losses = [curve for arm in arms for curve in (arm.validation, arm.training) if len(curve)]
@@ -88,21 +100,30 @@ def loss_chart(runs: Sequence[RunRecord]) -> Chart | None:
     second, unit = next((s, u) for s, u in ((3600, "h"), (60, "min"), (1, "s")) if longest >= 2 * s or s == 1)
     targets = [target for run in runs if (target := target_loss(run)) is not None]
     plot = _empty_figure(*_frame(arms, targets))
+    most = max(2, min(MAX_POINTS, _PAGE_POINTS // len(losses)))
     lines: list[Line] = []
-    for index, run in enumerate(runs):
-        for arm in sorted(run.arms.values(), key=lambda arm: _ORDER.get(arm.name, 2)):
+    entries: dict[tuple[str, str], Line] = {}
+    names = groups or [run.name for run in runs]
+    colours = {name: _COLOURS[i % len(_COLOURS)] for i, name in enumerate(dict.fromkeys(names))}
+    for run, name in zip(runs, names, strict=True):
+        for arm in sorted(run.arms.values(), key=lambda arm: _ORDER.get(arm.name, 3)):
             if not len(arm.validation) and not len(arm.training):
                 continue
             colour = _ARM_COLOURS.get(arm.name, _COLOURS[(3 + len(lines)) % len(_COLOURS)])
             label, style = arm.label, "solid"
             if len(runs) > 1:
-                colour, label = _COLOURS[index % len(_COLOURS)], f"{run.name}: {arm.label}"
+                colour, label = colours[name], f"{name}: {arm.label}"
                 style = {"grown": "solid", "scratch": "dashed"}.get(arm.name, "dotdash")
-            line = Line(f"line-{len(lines)}", label, colour, style, not _is_before_training(arm))
-            lines.append(line)
+            line = entries.setdefault(
+                (name, arm.name),
+                Line(f"line-{len(lines)}", label, colour, style, not _is_before_training(arm)),
+            )
+            if line not in lines:
+                lines.append(line)
             shift = spent_before(run, arm)
-            _draw(plot, line, arm.training, "training loss", shift, second, faint=True)
-            _draw(plot, line, arm.validation, "validation loss", shift, second)
+            if groups is None:
+                _draw(plot, line, arm.training, "training loss", shift, second, most, faint=True)
+            _draw(plot, line, arm.validation, "validation loss", shift, second, most)
             _mark_crossing(plot, line, run, arm, shift, second)
             _mark_growths(plot, line, run, arm, shift, second)
             small = _saving_row(run, "charged").get("small_flops")
@@ -111,7 +132,7 @@ def loss_chart(runs: Sequence[RunRecord]) -> Chart | None:
                 charged = Line(f"line-{len(lines)}", label, colour, "dotted", True, only_axis="flops")
                 lines.append(charged)
                 shift = _Shift(shift.flops + small, float("nan"))
-                _draw(plot, charged, arm.validation, "validation loss", shift, second)
+                _draw(plot, charged, arm.validation, "validation loss", shift, second, most)
                 _mark_crossing(plot, charged, run, arm, shift, second)
     for target in set(targets):
         _draw_target(plot, target, f"V* = {target:.4f}" if len(set(targets)) == 1 else "")
@@ -215,12 +236,19 @@ def _columns(curve: Curve, line: Line, what: str, shift: _Shift, second: float) 
 
 
 def _draw(
-    plot: Any, line: Line, curve: Curve, what: str, shift: _Shift, second: float, faint: bool = False
+    plot: Any,
+    line: Line,
+    curve: Curve,
+    what: str,
+    shift: _Shift,
+    second: float,
+    most: int,
+    faint: bool = False,
 ) -> None:
     if not len(curve):
         return
-    if len(curve) > MAX_POINTS:
-        keep = np.linspace(0, len(curve) - 1, MAX_POINTS).round().astype(int)
+    if len(curve) > most:
+        keep = np.linspace(0, len(curve) - 1, most).round().astype(int)
         curve = Curve(curve.tokens[keep], curve.flops[keep], curve.wall_s[keep], curve.loss[keep])
     from bokeh.models import ColumnDataSource
 

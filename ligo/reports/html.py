@@ -13,10 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from ligo.core import units
-from ligo.core.files import write_text
-from ligo.reports.collect import ARM_LABELS, RunRecord, load_run
-from ligo.reports.figures import bokeh_script, loss_chart
+from ligo.core.files import write_json, write_text
+from ligo.reports.collect import ARM_LABELS, RunRecord, check_different_names, load_run
+from ligo.reports.figures import Chart, bokeh_script, loss_chart
+from ligo.reports.heatmaps import heat_maps
+from ligo.reports.ledger import PHASE_COLUMNS, TARGET_COLUMNS, phase_rows, target_rows
 from ligo.reports.page import PAGE
+from ligo.reports.study import as_json, load_study
+from ligo.reports.study_table import EXPLANATION, STUDY_COLUMNS, markdown, study_rows
 
 NOT_MEASURED = "not measured"
 NOT_REACHED = "not reached"
@@ -115,33 +119,67 @@ def answer(summary: Mapping[str, Any]) -> str:
 
 
 def savings_table_text(summary: Mapping[str, Any]) -> str:
-    """The savings table for a terminal, followed by the answer."""
-    rows = [list(SAVINGS_COLUMNS), *(saving.cells() for saving in savings(summary))]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(SAVINGS_COLUMNS))]
-    rows.insert(1, ["-" * width for width in widths])
-    lines = [
+    """The savings at V* and at the losses before it for a terminal, followed by the answer."""
+    lines = _aligned(SAVINGS_COLUMNS, [saving.cells() for saving in savings(summary)])
+    further = _aligned(TARGET_COLUMNS, target_rows(summary))
+    return "\n".join([*lines, "", *further, *([""] if further else []), answer(summary)]).lstrip("\n")
+
+
+def _aligned(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A table in lines of one width; nothing without rows."""
+    widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
+    table = [columns, ["-" * width for width in widths], *rows] if rows else []
+    return [
         "  ".join(
             [
                 row[0].ljust(widths[0]),
                 *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)),
             ]
         )
-        for row in rows
+        for row in table
     ]
-    return "\n".join([*(lines if len(lines) > 2 else []), "", answer(summary)]).lstrip("\n")
 
 
 def write_report(runs: Sequence[Path], out: Path) -> Path:
     """Write one self-contained page about one or several run folders; give back `out`.
 
     Raises:
-        DataError: one of the folders holds no finished run.
+        DataError: one of the folders holds no finished run, or two have one name.
         ResourceError: the page cannot be written.
     """
+    records = [load_run(Path(folder)) for folder in runs]
+    check_different_names(records)
+    title = records[0].name if len(records) == 1 else f"{len(records)} runs compared"
+    changes = heat_maps(records[0].folder) if len(records) == 1 else None
+    return _write_page(
+        out, title, loss_chart(records), sections=[_section(record) for record in records], changes=changes
+    )
+
+
+def write_study_report(folder: Path, out: Path) -> list[Path]:
+    """Write what the arms of a study come to over their seeds: a page, and beside it the numbers and a table for papers.
+
+    Returns:
+        The page `out`, report.json with all numbers, and table.md.
+
+    Raises:
+        DataError: as `load_study` does.
+        ResourceError: a file cannot be written.
+    """
+    study = load_study(Path(folder))
+    chart = loss_chart([m.record for m in study.members], [m.group for m in study.members])
+    page = _write_page(
+        out, f"study {study.name}", chart, sections=[], study=study, study_rows=study_rows(study)
+    )
+    numbers, table = page.with_suffix(".json"), page.with_name("table.md")
+    write_json(numbers, as_json(study))
+    write_text(table, markdown(study))
+    return [page, numbers, table]
+
+
+def _write_page(out: Path, title: str, chart: Chart | None, **values: Any) -> Path:
     from jinja2 import ChainableUndefined, Environment
 
-    records = [load_run(Path(folder)) for folder in runs]
-    chart = loss_chart(records)
     environment = Environment(
         autoescape=True, undefined=ChainableUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -156,11 +194,15 @@ def write_report(runs: Sequence[Path], out: Path) -> Path:
         "general": lambda value: _or_absent(_finite(value), lambda number: f"{number:.3g}"),
     }
     page = environment.from_string(PAGE).render(
-        title=records[0].name if len(records) == 1 else f"{len(records)} runs compared",
-        sections=[_section(record) for record in records],
+        title=title,
         columns=SAVINGS_COLUMNS,
+        target_columns=TARGET_COLUMNS,
+        phase_columns=PHASE_COLUMNS,
         chart=chart,
-        bokeh=bokeh_script() if chart else "",
+        bokeh=bokeh_script() if chart or values.get("changes") else "",
+        study_columns=STUDY_COLUMNS,
+        explanation=EXPLANATION,
+        **values,
     )
     write_text(Path(out), page)
     return Path(out)
@@ -187,6 +229,8 @@ def _section(run: RunRecord) -> dict[str, Any]:
         "plan": run.plan,
         "changed": changed,
         "savings": rows,
+        "targets": target_rows(run.summary),
+        "phases": phase_rows(run.summary),
         "arms": _arm_rows(run),
         "notes": notes,
     }

@@ -74,8 +74,29 @@ summary { cursor: pointer; color: var(--quiet); margin: .6rem 0 }
     “{{ section.summary.target_loss.of }}”.
   {% else %}not measured.{% endif %}</p>
 {% endmacro %}
+{% macro plain_table(columns, rows) %}
+<div class="table"><table>
+  <tr>{% for column in columns %}<th>{{ column }}</th>{% endfor %}</tr>
+  {% for row in rows %}
+  <tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
+  {% endfor %}
+</table></div>
+{% endmacro %}
 {% set single = sections | length == 1 %}
 <h1>{{ title }}</h1>
+{% if study %}
+<p class="answer">{{ study.question }}</p>
+{{ plain_table(study_columns, study_rows) }}
+<p class="quiet">{{ explanation }}</p>
+  {% if study.notes %}
+<h2>Notes</h2>
+<ul>
+    {% for note in study.notes %}
+  <li>{{ note }}</li>
+    {% endfor %}
+</ul>
+  {% endif %}
+{% endif %}
 {% if single %}
 <p class="answer">{{ sections[0].answer }}</p>
 {{ savings_table(sections[0]) }}
@@ -87,6 +108,9 @@ summary { cursor: pointer; color: var(--quiet); margin: .6rem 0 }
   {% endfor %}
 {% endif %}
 
+{% if bokeh %}
+<script>{{ bokeh | safe }}</script>
+{% endif %}
 <h2>Loss curves</h2>
 {% if chart %}
 <figure>
@@ -113,13 +137,12 @@ summary { cursor: pointer; color: var(--quiet); margin: .6rem 0 }
     own training as well. Losses of the first steps may lie above the frame: pan or zoom with the tools beside
     the chart. Point at a line for its numbers.</figcaption>
 </figure>
-<script>{{ bokeh | safe }}</script>
 <script>
 "use strict";
 const axes = {{ chart.axes | tojson }};
 Bokeh.set_log_level("error");
 Bokeh.embed.embed_item({{ chart.item | tojson }}, "chart").then(() => {
-  const plot = Bokeh.documents[0].get_model_by_name("losses");
+  const plot = Bokeh.documents.map((document) => document.get_model_by_name("losses")).find((model) => model);
   const buttons = (name) => [...document.querySelectorAll(`input[name=${name}]`)];
   function showAxis(key) {
     for (const {glyph} of plot.renderers) glyph.x = {field: key};
@@ -170,6 +193,18 @@ Bokeh.embed.embed_item({{ chart.item | tojson }}, "chart").then(() => {
   {% endfor %}
 </table></div>
 
+{% if section.targets %}
+<h{{ 2 if single else 3 }}>Savings at several losses</h{{ 2 if single else 3 }}>
+{{ plain_table(target_columns, section.targets) }}
+{% endif %}
+
+{% if section.phases %}
+<h{{ 2 if single else 3 }}>What each phase took</h{{ 2 if single else 3 }}>
+{{ plain_table(phase_columns, section.phases) }}
+<p class="quiet">Device hours are of steps alone, evaluation and saving left out. Energy and CO2:
+  {{ summary.cost.assumption }}.</p>
+{% endif %}
+
 <h{{ 2 if single else 3 }}>The growth</h{{ 2 if single else 3 }}>
 <dl>
   <dt>small model</dt><dd>{{ summary.small.name }}: {{ summary.small.parameters | count }} parameters,
@@ -195,6 +230,15 @@ Bokeh.embed.embed_item({{ chart.item | tojson }}, "chart").then(() => {
   <dt>loss at the start</dt><dd>{{ summary.growth.loss_at_start | loss }}</dd>
   <dt>loss after learning</dt><dd>{{ summary.growth.loss_after_learning | loss }}</dd>
 </dl>
+{% if changes %}
+<figure>
+  <div id="changes"></div>
+  <figcaption>What learning changed in the operator, on top of its start: coefficients of layers for each kind of tensor, and how
+    heads are mixed. White is unchanged; each map has its own scale.
+    {%- if changes.left_out %} {{ changes.left_out }} further maps are not drawn.{% endif %}</figcaption>
+</figure>
+<script>Bokeh.embed.embed_item({{ changes.item | tojson }}, "changes");</script>
+{% endif %}
 {% if summary.inner_growth %}
 <div class="table"><table class="words">
   <tr><th>grown inside the run, at</th><th>width</th><th>layers</th><th>parameters</th><th>operator</th><th>exact</th>
@@ -267,6 +311,8 @@ Bokeh.embed.embed_item({{ chart.item | tojson }}, "chart").then(() => {
     the grown arm costs is in C_grown, from there on.</li>
   <li>C_small is the training of the small model: left out when it is already there (sunk), or counted
     (charged).</li>
+  <li>Before its end, the scratch run is counted like the grown one: up to the first evaluation from which on it stays at or
+    below the loss.</li>
   <li>FLOPs: training is three times the forward pass, lookups are free, the output
     projection is a matmul, attention is counted in full, recomputation is not counted.</li>
 </ul>

@@ -36,7 +36,7 @@ class WandbTracker:
             dir=str(folder),
             job_type="grow",
         )
-        for arm in ("small", "learn", "grown", "scratch", "continue"):
+        for arm in ("small", "learn", "grown", "scratch", "short", "continue"):
             self._run.define_metric(f"{arm}/tokens")
             self._run.define_metric(f"{arm}/*", step_metric=f"{arm}/tokens")
 

@@ -34,6 +34,7 @@ from ligo.training.watch import BAD, MOST_BAD, MOST_REWINDS, SPIKE, Health
 
 _SECTIONS = {
     "scratch": "scratch",
+    "short": "scratch",
     "small": "small.train",
 }  # the options of an arm, where they are not `train`
 

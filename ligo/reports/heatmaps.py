@@ -1,0 +1,123 @@
+"""What a learned operator changed, as heat maps: coefficients of layers, and how heads are mixed.
+
+`operator.safetensors` holds what was learned on top of the start, so that is what is drawn: zero everywhere is the start.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+MOST_MAPS = 24
+_OPERATOR_FILE = "operator.safetensors"
+_HEADS = re.compile(r"(expand|reduce)\.((?:kv_)?heads.*)\.values")
+_INK = "#7a858f"  # to be read on white and on black
+
+
+@dataclass(frozen=True)
+class Change:
+    """The learned change of one map, [target, small]; drawn with the first target row at the bottom."""
+
+    name: str
+    rows: str
+    columns: str
+    values: np.ndarray
+
+
+@dataclass(frozen=True)
+class HeatMaps:
+    """All of a run, as Bokeh's JSON."""
+
+    item: dict[str, Any]
+    left_out: int
+
+
+def learned_changes(folder: Path) -> list[Change]:
+    """Of the layers and heads of a run's operator; nothing where none was learned, or nothing better than the start.
+
+    Head maps in forms other than dense are not matrices of heads, and are left out.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = folder / _OPERATOR_FILE
+    if not path.is_file():
+        return []
+    try:
+        with safe_open(path, "np") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in sorted(file.keys()) if _is_drawn(name)}
+        growth, learning = (json.loads(metadata.get(key, "{}")) for key in ("growth", "learning"))
+    except (OSError, ValueError, SafetensorError):
+        return []  # the report is about more than this file
+    if learning.get("best_step") == 0:
+        return []
+    changes = []
+    for name, values in tensors.items():
+        heads = _HEADS.fullmatch(name)
+        if heads is None:
+            changes.append(Change(name.removeprefix("depth."), "target layer", "small layer", values))
+        elif growth.get("operator.form") == "dense":
+            changes.append(Change(f"{heads[2]}, {heads[1]}", "target head", "small head", values))
+    return changes
+
+
+def heat_maps(folder: Path) -> HeatMaps | None:
+    """The changes that a run's operator learned, each coloured between its own largest values; None without any."""
+    changes = learned_changes(folder)
+    if not changes:
+        return None
+    from bokeh.embed import json_item
+    from bokeh.layouts import gridplot
+
+    plots = [_plot(change) for change in changes[:MOST_MAPS]]
+    grid = gridplot(plots, ncols=4, toolbar_location=None)
+    return HeatMaps(dict(json_item(grid)), max(0, len(changes) - MOST_MAPS))
+
+
+def _is_drawn(name: str) -> bool:
+    return name.startswith("depth.") or _HEADS.fullmatch(name) is not None
+
+
+def _plot(change: Change) -> Any:
+    from bokeh.models import BasicTicker, HoverTool, LinearColorMapper
+    from bokeh.palettes import RdBu11
+    from bokeh.plotting import figure
+
+    rows, columns = change.values.shape
+    largest = float(np.abs(change.values).max()) or 1.0
+    plot = figure(
+        title=f"{change.name} (± {largest:.2g})",
+        width=225,
+        height=225,
+        tools="",
+        x_range=(-0.5, columns - 0.5),
+        y_range=(-0.5, rows - 0.5),
+        x_axis_label=change.columns,
+        y_axis_label=change.rows,
+        background_fill_color=None,
+        border_fill_color=None,
+    )
+    plot.image(
+        image=[change.values.astype(np.float32)],
+        x=-0.5,
+        y=-0.5,
+        dw=columns,
+        dh=rows,
+        color_mapper=LinearColorMapper(palette=RdBu11, low=-largest, high=largest),
+    )
+    plot.add_tools(HoverTool(tooltips=[("change", "@image{0.0000}")]))
+    plot.title.text_font_size = "11px"
+    plot.title.text_color = _INK
+    for axis in (plot.xaxis, plot.yaxis):
+        axis.ticker = BasicTicker(desired_num_ticks=4, min_interval=1)
+        axis.axis_label_text_color = axis.major_label_text_color = axis.axis_line_color = _INK
+        axis.axis_label_text_font_size = axis.major_label_text_font_size = "10px"
+        axis.axis_label_text_font_style = "normal"
+        axis.minor_tick_line_color = None
+    plot.grid.visible = False
+    return plot

@@ -1,0 +1,186 @@
+"""Arms over seeds: savings by hand, what is missing said, what cannot be compared refused."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from ligo.core.errors import DataError
+from ligo.report import main
+from ligo.reports.collect import check_different_names, load_run
+from ligo.reports.html import write_report
+from ligo.reports.study import as_json, load_study
+from ligo.reports.study_table import markdown, study_rows
+
+from .conftest import RunMaker
+from .study_folder import SCRATCH, add_run, enter
+from .test_html import visible_text
+
+GROWN = {0: (4.0, 3.2, 3.0), 1: (4.0, 3.0, 2.9), 2: (4.0, 3.1, 3.05, 3.0)}
+"""Reach V* = 3 after 2, 1 and 3 units of 4; growing took half a unit and the small model one."""
+SUNK = [1 - 2.5 / 4, 1 - 1.5 / 4, 1 - 3.5 / 4]
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    folder = tmp_path / "sizes"
+    for seed, losses in GROWN.items():
+        add_run(folder, "scratch", seed, SCRATCH, trains="scratch")
+        add_run(folder, "ligo", seed, losses)
+    return folder
+
+
+def test_savings_over_seeds_by_hand(study: Path) -> None:
+    arms = {arm.name: arm for arm in load_study(study).arms}
+    sunk = arms["ligo"].savings[1.0, "small model sunk", "flops"]
+    charged = arms["ligo"].savings[1.0, "small model charged", "flops"]
+    assert sunk is not None and charged is not None
+    mean = sum(SUNK) / 3
+    assert sunk.mean == pytest.approx(mean)
+    assert sunk.deviation == pytest.approx((sum((s - mean) ** 2 for s in SUNK) / 2) ** 0.5)
+    assert sunk.interval == pytest.approx((min(SUNK), max(SUNK)))  # the ends of all 27 resamples of three
+    assert charged.mean == pytest.approx(mean - 1 / 4)
+    tokens = arms["ligo"].savings[1.0, "small model sunk", "tokens"]
+    assert tokens is not None and tokens.mean == pytest.approx(1 - (10 + 200) / 400)
+    assert arms["ligo"].final_loss.mean == pytest.approx((3.0 + 2.9 + 3.0) / 3)
+    assert (arms["ligo"].reached, arms["scratch"].reached) == (3, None)
+
+
+def test_one_seed_that_does_not_reach_leaves_no_mean(study: Path) -> None:
+    add_run(study, "late", 0, (4.0, 3.0))
+    add_run(study, "late", 1, (4.0, 3.4))
+    late = next(arm for arm in load_study(study).arms if arm.name == "late")
+    assert late.savings[1.0, "small model sunk", "flops"] is None
+    assert late.savings[0.5, "small model sunk", "flops"] is not None  # 4.0, at half of the way
+    row = next(row for row in study_rows(load_study(study)) if row[0] == "late")
+    assert row[4:] == ["1 of 2", "not reached", "not reached"]
+    assert row[3] == "3.2000 ± 0.2828"  # two seeds: no interval
+
+
+def test_a_seed_without_its_scratch_run_is_said_and_not_averaged_over(study: Path) -> None:
+    add_run(study, "ligo", 3, (4.0, 2.0))
+    found = load_study(study)
+    assert (
+        "ligo: 1 of 4 seeds have no scratch run of their seed to be compared with, or several." in found.notes
+    )
+    arm = next(arm for arm in found.arms if arm.name == "ligo")
+    assert arm.savings == {} and arm.reached is None and arm.final_loss.num_values == 4
+
+
+def test_missing_unfinished_and_cut_runs_are_said(study: Path) -> None:
+    enter(study, "gone-7", "ligo", 7, None, ["train"])
+    half = add_run(study, "ligo", 8, (4.0, 3.0))
+    (half / "stages.json").write_text(json.dumps({"learn": {}}))
+    with open(study / "ligo-0" / "metrics.jsonl", "a") as file:
+        file.write('{"arm": "grown", "st')
+    notes = load_study(study).notes
+    assert "gone-7 (arm ligo, seed 7) is missing." in notes
+    assert "ligo-8 (arm ligo, seed 8) is not finished: train, write left to do." in notes
+    assert any(
+        note.startswith("ligo-0 (arm ligo, seed 0): metrics.jsonl: line 4, the last") for note in notes
+    )
+
+
+def test_other_evaluation_data_are_refused_by_name(study: Path) -> None:
+    add_run(study, "other", 0, (4.0, 3.0), text="xyz")
+    with pytest.raises(DataError, match=r"scratch-0 and other-0 were evaluated on different data .*abc.*xyz"):
+        load_study(study)
+
+
+def test_another_evaluation_length_is_refused_too(study: Path) -> None:
+    folder = add_run(study, "other", 0, (4.0, 3.0))
+    (folder / "config.yaml").write_text("data: {sequence_length: 64, validation_tokens: 1024}\n")
+    with pytest.raises(DataError, match=r"scratch-0 and other-0 were evaluated on different data"):
+        load_study(study)
+
+
+def test_unknown_evaluation_data_are_said(study: Path) -> None:
+    add_run(study, "old", 0, (4.0, 3.0), text=None)
+    assert (
+        "Which data these runs were evaluated on is not known, and not compared: old-0."
+        in load_study(study).notes
+    )
+
+
+def test_two_runs_of_one_arm_and_seed_are_refused(study: Path) -> None:
+    add_run(study, "ligo", 0, (4.0, 3.0), rate=1e-3, name="ligo-again")
+    with pytest.raises(DataError, match=r"ligo-0 and ligo-again are both arm ligo at seed 0"):
+        load_study(study)
+
+
+def test_the_rate_that_the_sweep_found_best_counts(study: Path) -> None:
+    add_run(study, "tuned", 0, (4.0, 3.0), rate=1e-3, name="tuned-a")
+    add_run(study, "tuned", 0, (4.0, 2.5), rate=2e-3, name="tuned-b")
+    (study / "results.json").write_text(
+        json.dumps([{"arm": "tuned", "size": "", "best_rate": 2e-3, "bracketed": False}])
+    )
+    found = load_study(study)
+    assert next(arm for arm in found.arms if arm.name == "tuned").runs == ("tuned-b",)
+    assert "1 runs at rates that are not their arm's best are left out." in found.notes
+    assert found.notes[0].startswith("tuned: its best rate 0.002 is at the edge of those tried")
+
+
+def test_nothing_finished_is_refused_with_what_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    enter(tmp_path / "empty", "a-0", "a", 0, None, ["train"])
+    with pytest.raises(
+        DataError, match=r"no run of .*empty is finished: a-0 .* is missing(.|\n)*ligo.sweep status empty"
+    ):
+        load_study(tmp_path / "empty")
+
+
+def test_the_command_leaves_page_numbers_and_table(
+    study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["ligo.report", str(study)])
+    main()
+    assert capsys.readouterr().out.split() == [
+        str(study / name) for name in ("report.html", "report.json", "table.md")
+    ]
+    found = load_study(study)
+    numbers = json.loads((study / "report.json").read_text())
+    assert numbers == json.loads(json.dumps(as_json(found)))
+    ligo = next(arm for arm in numbers["arms"] if arm["arm"] == "ligo")
+    row = next(
+        r
+        for r in ligo["savings"]
+        if (r["scratch_share"], r["convention"], r["measure"]) == (1.0, "small model sunk", "flops")
+    )
+    assert row["saving"]["mean_fraction"] == pytest.approx(sum(SUNK) / 3)
+    assert (study / "table.md").read_text() == markdown(found)
+    text = visible_text((study / "report.html").read_text())
+    assert "Which is best?" in text
+    for row in study_rows(found):
+        assert " ".join(cell for cell in row if cell) in text
+    assert "ligo: grown" in text and "scratch: from scratch" in text
+
+
+def test_the_table_for_papers(study: Path) -> None:
+    lines = markdown(load_study(study)).split("\n")
+    assert lines[0].startswith("| arm | trained | seeds | final loss |")
+    assert lines[2].startswith(
+        "| ligo | grown | 3 | 2.9667 ± 0.0577 [2.9000, 3.0000] | 3 of 3 | 37.5 % ± 25.0 % [12.5 %, 62.5 %] |"
+    )
+    assert lines[3] == "| scratch | from scratch | 3 | 3.0000 ± 0.0000 [3.0000, 3.0000] |  |  |  |"
+
+
+def test_two_runs_of_one_name_are_refused(make_run: RunMaker, tmp_path: Path) -> None:
+    one, two = make_run("same"), make_run("same")
+    with pytest.raises(DataError, match=f"{one} and {two} are both named 'same'"):
+        write_report([one, two], tmp_path / "report.html")
+    check_different_names([load_run(one), load_run(make_run("other"))])
+
+
+def test_a_study_that_cannot_be_compared_ends_with_the_code_for_data(
+    study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add_run(study, "other", 0, (4.0, 3.0), text="xyz")
+    monkeypatch.setattr(sys, "argv", ["ligo.report", str(study)])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 3
+    assert "DataError: scratch-0 and other-0" in capsys.readouterr().err
+    assert not (study / "report.html").exists()
