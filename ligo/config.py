@@ -406,11 +406,10 @@ def check_target(target: TargetConfig) -> None:
 
 
 def _check_start(config: GrowConfig) -> None:
+    from ligo.core.checks import check_choice
+
     start = config.train.start
-    if start not in STARTS:
-        raise ConfigError(
-            f"train.start={start} is not one of {', '.join(STARTS)}.\n  Try: train.start={nearest(start, STARTS) or STARTS[0]}"
-        )
+    check_choice("train.start", start, STARTS)
     if start == "grown":
         return
     if not config.train.growth:

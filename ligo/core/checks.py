@@ -1,10 +1,23 @@
-"""Values that must lie in a range."""
+"""Values that must be one of a few, or lie in a range."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
-from ligo.core.errors import ConfigError
+from ligo.core.errors import ConfigError, nearest
+
+
+def check_choice(key: str, value: str, choices: Sequence[str]) -> None:
+    """Refuse a word that is none of the choices.
+
+    Raises:
+        ConfigError: the key, the value, the choices, and the one that is nearest.
+    """
+    if value not in choices:
+        raise ConfigError(
+            f"{key}={value} is not one of {', '.join(choices)}.\n  Try: {key}={nearest(value, choices) or choices[0]}"
+        )
 
 
 def check_between(key: str, value: float, low: float, high: float = math.inf, *, above: bool = False) -> None:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field, fields
 from fractions import Fraction
 
-from ligo.core.checks import check_between
+from ligo.core.checks import check_between, check_choice
 from ligo.core.errors import ConfigError, nearest
 
 ATTEND = ("across", "within")
@@ -98,12 +98,7 @@ def check(config: DataConfig) -> None:
         ConfigError: the value, and what to type instead.
     """
     for key, choices in (("attend", ATTEND), ("when_exhausted", WHEN_EXHAUSTED)):
-        value = getattr(config, key)
-        if value not in choices:
-            raise ConfigError(
-                f"data.{key}={value} is not one of {', '.join(choices)}.\n"
-                f"  Try: data.{key}={nearest(value, choices) or choices[0]}"
-            )
+        check_choice(f"data.{key}", getattr(config, key), choices)
     if config.num_workers is not None:
         check_between("data.num_workers", config.num_workers, 1, 4096)
     if config.sources:

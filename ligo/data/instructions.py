@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from ligo.core.checks import check_choice
 from ligo.core.errors import ConfigError, DataError, nearest
 from ligo.data.sources import jsonl_records, text_lines
 
@@ -99,7 +100,7 @@ def read_examples(path: Path, *, on_empty: str = "drop") -> Examples:
         ConfigError: on_empty is neither.
         DataError: the file cannot be read, a record lacks a field, or no example is left.
     """
-    _check_choice("on_empty", on_empty, ON_EMPTY)
+    check_choice("on_empty", on_empty, ON_EMPTY)
     items, num_empty = [], 0
     for where, record in records(path):
         examples = _chat_examples(where, record) if "messages" in record else [_alpaca_example(where, record)]
@@ -237,7 +238,7 @@ def tokenize_examples(
         ConfigError: on_long is neither, or max_length is below 2.
         DataError: the tokenizer has no end of text, or no example is left.
     """
-    _check_choice("on_long", on_long, ON_LONG)
+    check_choice("on_long", on_long, ON_LONG)
     if max_length < 2:
         raise ConfigError(f"max_length={max_length} leaves no room for a response.\n  Try: max_length=512")
     end = tokenizer.eos_token_id
@@ -275,10 +276,3 @@ def _tokens(examples: Sequence[Example], tokenizer: Any, end: int) -> Iterator[t
     for prompt, response in zip(prompts, responses, strict=True):
         # some tokenizers end every text, but here it goes on
         yield (prompt[:-1] if prompt and prompt[-1] == end else prompt), response
-
-
-def _check_choice(key: str, value: str, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise ConfigError(
-            f"{key}={value} is not one of {', '.join(choices)}.\n  Try: {key}={nearest(value, choices) or choices[0]}"
-        )

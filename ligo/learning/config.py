@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ligo.core.checks import check_between
-from ligo.core.errors import ConfigError, nearest
+from ligo.core.checks import check_between, check_choice
+from ligo.core.errors import ConfigError
 from ligo.training.config import BatchShape
 
 FORWARDS = ("auto", "materialise", "hybrid", "factored")
@@ -48,12 +48,7 @@ def check(config: LearnConfig) -> None:
     for key, choices in (
         ("small", HELD), ("forward", FORWARDS), ("recompute", RECOMPUTED), ("precision", PRECISIONS),
     ):  # fmt: skip
-        value = getattr(config, key)
-        if value not in choices:
-            raise ConfigError(
-                f"learn.{key}={value} is not one of {', '.join(choices)}.\n"
-                f"  Try: learn.{key}={nearest(value, choices) or choices[0]}"
-            )
+        check_choice(f"learn.{key}", getattr(config, key), choices)
     if config.micro_batch_tokens is not None:
         check_between("learn.micro_batch_tokens", config.micro_batch_tokens, 1)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ligo.core.checks import check_between
+from ligo.core.checks import check_between, check_choice
 from ligo.core.errors import ConfigError, nearest
 from ligo.operators.base import DEPTH_OPERATORS, WIDTH_OPERATORS, DepthOperator, Shapes, WidthOperator
 from ligo.operators.exactness import check_gains
@@ -63,12 +63,7 @@ def check(config: OperatorConfig) -> None:
     """
     check_between("operator.noise", config.noise, 0)
     for key, choices in (("form", FORMS), ("optimizer_state", OPTIMIZER_STATES)):
-        value = getattr(config, key)
-        if value not in choices:
-            raise ConfigError(
-                f"operator.{key}={value} is not one of {', '.join(choices)}.\n"
-                f"  Try: operator.{key}={nearest(value, choices) or choices[0]}"
-            )
+        check_choice(f"operator.{key}", getattr(config, key), choices)
     if config.init is not None:
         for key in ("steps", "batch_tokens", "eta", "evaluate_every", "rank"):
             check_between(f"operator.{key}", getattr(config, key), 0, above=True)

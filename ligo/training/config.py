@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ligo.core.checks import check_between
-from ligo.core.errors import ConfigError, nearest
+from ligo.core.checks import check_between, check_choice
+from ligo.core.errors import ConfigError
 
 SCHEDULES = ("cosine", "wsd", "constant")
 ENGINES = ("deepspeed", "torch")
@@ -122,12 +122,7 @@ def check(config: TrainConfig, section: str) -> None:
         ConfigError: a word that is none of the options, or a number outside its range.
     """
     for key, options in _CHOICES.items():
-        value = getattr(config, key)
-        if value not in options:
-            raise ConfigError(
-                f"{section}.{key}={value} is not one of {', '.join(options)}.\n"
-                f"  Try: {section}.{key}={nearest(value, options) or options[0]}"
-            )
+        check_choice(f"{section}.{key}", getattr(config, key), options)
     for key in ("max_tokens", "batch_tokens", "lr", "evaluate_every", "save_every", "decay_fraction",
                 "muon_lr_factor"):  # fmt: skip
         check_between(f"{section}.{key}", getattr(config, key), 0, above=True)
