@@ -33,7 +33,7 @@ from ligo.core.lease import lease
 
 _VERSIONS_OF = ("ligo", "torch", "transformers", "deepspeed", "safetensors", "tokenizers", "wandb", "numpy")
 
-_INDECISIVE = ("run", "output", "stages", "tracking", "hardware")
+_INDECISIVE = ("run", "output", "stages", "merge", "tracking", "hardware")
 _INDECISIVE_KEYS = {"data": ("cache_dir",), "train": ("save_every", "keep_last", "keep_every", "export")}
 
 
