@@ -27,6 +27,7 @@ from ligo.tuning.config import (
 DESCRIPTION = "Tune a checkpoint on instructions: all of its weights, or a LoRA or VeRA adapter, beside 4-bit weights too."
 EXAMPLES = (
     "python -m ligo.tune small.path=DIR tuning=lora data.path=FILE.json train.batch_size=32",
+    "python -m ligo.tune +recipe=alpaca-7b small.path=DIR data.path=FILE.json",
     "python -m ligo.tune small.path=DIR tuning=qlora tuning.peft.r=16 data.path=FILE.jsonl merge=true",
 )
 
@@ -68,6 +69,7 @@ _GROUPS = {
     "tuning": TuningConfig,
     "tracking": TrackingConfig,
     "deepspeed": None,
+    "recipe": None,
 }
 OPTIONS = Options("tune", TuneConfig, _GROUPS, check_config)
 

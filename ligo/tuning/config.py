@@ -31,7 +31,7 @@ class TuningConfig:
     double_quantization: bool = True
     """nf4: the scales are quantised too, which leaves 0.127 bits of them per weight in the place of 0.5."""
     force_zero3: bool = False
-    """nf4: lets ZeRO-3 shard what is quantised, though its losses have been found to drift."""
+    """nf4: lets ZeRO-3 shard what is quantised, though losses have been seen to drift there."""
     lr: float = 2e-5
     """Peak rate known to work with the method; train.lr unless that is set."""
 
@@ -151,8 +151,9 @@ def check_zero(tuning: TuningConfig, train: TrainConfig, deepspeed: Mapping[str,
     sharded = train.engine == "deepspeed" and stage == 3
     if sharded and tuning.quantization == "nf4" and not tuning.force_zero3:
         raise ConfigError(
-            "ZeRO-3 shards the 4-bit weights of tuning.quantization=nf4 too, and its losses then drift from those of one "
-            "process: by 0.001 at a learning rate of 0, by 0.2 after 15 steps (DeepSpeed 0.19.8, bitsandbytes 0.50.2).\n"
+            "ZeRO-3 shards the 4-bit weights of tuning.quantization=nf4 too. Losses there have been seen to drift from those "
+            "of one process, by 0.2 after 15 steps (DeepSpeed 0.19.8, bitsandbytes 0.50.2); that ligo's do not has been "
+            "checked on CPUs alone.\n"
             "  Try: deepspeed=zero2, or tuning.force_zero3=true to do it all the same"
         )
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,8 @@ import torch
 
 from ligo.core.run import Run
 from ligo.tracking.jsonl import JsonlTracker
+from tests.conftest import REPO
+from tests.tuning import ranks
 from tests.tuning.tuned import checkpoint, instructions, run, tensors
 
 METHODS = ("full", "lora", "vera")
@@ -144,3 +149,29 @@ def test_an_adapter_goes_on_from_where_another_run_left_it(
     folder = run(tmp_path / "run", base, data, "tuning=lora", f"tuning.adapter={done['lora'] / 'adapter'}")
     first = json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])
     assert first["eval/loss"] == pytest.approx(result_of(done["lora"])["loss"], abs=PARITY)
+
+
+def test_two_ranks_tune_to_the_same_adapters_as_one(tmp_path: Path, base: Path, data: Path) -> None:
+    """On one rank the loss is the mean over micro-batches, where it is over ranks on two."""
+    environment = {**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        environment.pop(name, None)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
+               "-m", "tests.tuning.ranks", str(tmp_path), str(base), str(data)]  # fmt: skip
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+    def losses(folder: Path) -> list[float]:
+        records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        return [r[key] for r in records for key in ("train/loss", "eval/loss") if key in r]
+
+    for method, rate in ranks.RATES.items():
+        options = (f"tuning={method}", f"train.lr={rate}", "train.micro_batch_size=4")
+        one = run(tmp_path / method, base, data, *options)
+        there = tensors(one / "adapter" / "adapter_model.safetensors")
+        for stage in ranks.STAGES[method]:
+            two = tmp_path / f"{method}-zero{stage}"
+            assert losses(two) == pytest.approx(losses(one), abs=PARITY)
+            if stage < 3:
+                here = tensors(two / "adapter" / "adapter_model.safetensors")
+                assert max(float((here[name] - there[name]).abs().max()) for name in there) < PARITY
