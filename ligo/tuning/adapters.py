@@ -110,8 +110,8 @@ def _is_linear(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
 
 
-def check_adapter(family: Family, tuning: TuningConfig, fingerprint: str) -> Any:
-    """Refuse, before any weight is read, an adapter that does not fit; gives PEFT's config of it.
+def check_adapter(family: Family, tuning: TuningConfig, fingerprint: str) -> None:
+    """Refuse, before any weight is read, an adapter that does not fit.
 
     Args:
         fingerprint: of the checkpoint (`Checkpoint.fingerprint`).
@@ -120,11 +120,9 @@ def check_adapter(family: Family, tuning: TuningConfig, fingerprint: str) -> Any
         ConfigError: as `peft_config` and `add_adapter` do.
         CheckpointError: the folder to go on from belongs to another checkpoint.
     """
-    config = peft_config(tuning)
-    adapted = add_adapter(skeleton(family), config, on_meta=True)
+    adapted = add_adapter(skeleton(family), peft_config(tuning), on_meta=True)
     if tuning.adapter is not None:
         _check_belongs(Path(tuning.adapter).expanduser(), adapted, fingerprint)
-    return peft_config(tuning)  # PEFT has resolved names such as all-linear in the other
 
 
 def _check_belongs(folder: Path, adapted: Any, fingerprint: str) -> None:

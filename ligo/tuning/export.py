@@ -31,7 +31,7 @@ class Tuned:
     """full, lora or vera."""
     quantization: str
     adapter: Mapping[str, Any]
-    """PEFT's config, as it was given."""
+    """The keys of PEFT's config that were given; none where an adapter was gone on from."""
     trained_parameters: int
     examples: int
     steps: int

@@ -71,8 +71,7 @@ class TuningRun:
         batches = InstructionBatches(self.instructions, self.train.batch_size, self.seed)
         model = self._model()
         num_trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        num_all = self.family.num_parameters
-        say(f"{num_trained:,} parameters are trained, beside {num_all:,} of the checkpoint")
+        say(f"{num_trained:,} parameters are trained; the checkpoint has {self.family.num_parameters:,}")
         engine = make_engine(model, self.objective, training, shape, self.deepspeed)
         done = train(
             engine,
@@ -140,7 +139,7 @@ class TuningRun:
             base_fingerprint=self.base.fingerprint(),
             method=self.tuning.method,
             quantization=self.tuning.quantization,
-            adapter=self.tuning.peft,
+            adapter=self.tuning.peft if self.tuning.adapter is None else {},
             trained_parameters=num_trained,
             examples=len(self.instructions.train),
             steps=done.step,

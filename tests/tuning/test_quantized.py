@@ -93,6 +93,16 @@ def test_tuning_beside_4_bits_learns_equally_on_every_engine_and_saves_no_frozen
         assert sum(weights) == result["trained_parameters"], name
 
 
+def test_recomputing_activations_changes_nothing(tmp_path: Path, base: Path, data: Path) -> None:
+    """As the recipes do it: an adapter's inputs come through frozen layers."""
+    options = ("tuning=qlora", "train.lr=2e-2", "train.steps=2")
+    plain = run(tmp_path / "plain", base, data, *options)
+    again = run(tmp_path / "again", base, data, *options, "train.activation_checkpointing=full")
+    there, here = (tensors(folder / "adapter" / "adapter_model.safetensors") for folder in (plain, again))
+    assert any(bool(here[name].any()) for name in here if "lora_B" in name)
+    assert max(float((here[name] - there[name]).abs().max()) for name in there) < PARITY
+
+
 def test_a_run_beside_4_bits_that_was_cut_goes_on_to_the_same_bytes(
     tmp_path: Path, base: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
