@@ -27,6 +27,7 @@ extras["dev"] = [
     *extras["nf4"],
     *extras["data"],
     *extras["instruct"],
+    *extras["peft"],
     "hypothesis>=6",
     "import-linter>=2.1,<3",
     "mypy>=1.18,<3",

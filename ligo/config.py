@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import yaml
 
@@ -188,6 +188,15 @@ class GrowConfig:
     """ligo.plan: text or json."""
 
 
+class OnSmall(Protocol):
+    """What the configs of all commands that work on a small model hold."""
+
+    small: SmallConfig
+    tracking: TrackingConfig
+    run: RunConfig
+    seed: int
+
+
 @dataclass(frozen=True)
 class Options:
     """What a command line can set: the options of one command."""
@@ -223,8 +232,9 @@ _PATHS = (
     "small.optimizer_state",
     "learn.operator",
     "prompt.seeds",
+    "tuning.adapter",
 )
-_FREE = ("deepspeed.", "small.model.", "small.shape.")
+_FREE = ("deepspeed.", "small.model.", "small.shape.", "tuning.peft.")
 
 
 def conf_dir() -> Path:

@@ -14,6 +14,7 @@ from ligo.command import main
 from ligo.config import (
     TRAINING_STAGES,
     GrowConfig,
+    OnSmall,
     check_stage_order,
     check_training_fits,
     learns_maps,
@@ -96,7 +97,7 @@ def grow(config: GrowConfig, config_yaml: str) -> None:
         distributed.stop()
 
 
-def find_small(config: GrowConfig) -> Path:
+def find_small(config: OnSmall) -> Path:
     """The small checkpoint as a local folder; rank 0 downloads or converts it, the others find it there."""
     from ligo.checkpoint.locate import Source, locate
     from ligo.core import distributed
@@ -230,7 +231,7 @@ def check_extras(config: GrowConfig) -> None:
 
 
 @contextmanager
-def opened(run: Run, config: GrowConfig, run_config: dict[str, Any], config_yaml: str) -> Iterator[Tracker]:
+def opened(run: Run, config: OnSmall, run_config: dict[str, Any], config_yaml: str) -> Iterator[Tracker]:
     """The run folder open and its STATUS kept, with its trackers; ranks other than 0 track nothing.
 
     Raises:

@@ -78,16 +78,27 @@ def write_assets(folder: Path, *, config: Mapping[str, Any], source_folder: Path
         ResourceError: the disk is full or cannot be written.
         ValueError: `config` has no `dtype`.
     """
+    write_stock_files(folder, config=config, source_folder=source_folder)
+    license_fields = inherited_license(source_folder)
+    write_text(folder / "README.md", model_card(card, config=config, license_fields=license_fields))
+    write_json(folder / "ligo.json", {"ligo_version": ligo.__version__, **_published(card)})
+
+
+def write_stock_files(folder: Path, *, config: Mapping[str, Any], source_folder: Path) -> None:
+    """Write what stock loaders read beside the weights: config.json, generation_config.json and the tokenizer.
+
+    Raises:
+        CheckpointError: a file in `source_folder` leads out of it.
+        ResourceError: the disk is full or cannot be written.
+        ValueError: `config` has no `dtype`.
+    """
     dtype = config.get("dtype") or config.get("torch_dtype")
     if dtype is None:
-        raise ValueError("the config of a grown model names the dtype of its weights")
+        raise ValueError("the config of a model that is written names the dtype of its weights")
     published = {key: value for key, value in config.items() if key != "torch_dtype"} | {"dtype": str(dtype)}
     write_json(folder / "config.json", without_paths(published))
     write_json(folder / "generation_config.json", _generation_config(config, source_folder))
     _copy_tokenizer(source_folder, folder)
-    license_fields = _inherited_license(source_folder)
-    write_text(folder / "README.md", model_card(card, config=config, license_fields=license_fields))
-    write_json(folder / "ligo.json", {"ligo_version": ligo.__version__, **_published(card)})
 
 
 def model_card(card: ModelCard, *, config: Mapping[str, Any], license_fields: Mapping[str, str]) -> str:
@@ -206,7 +217,7 @@ def _copy_tokenizer(source_folder: Path, folder: Path) -> None:
         )
 
 
-def _inherited_license(source_folder: Path) -> dict[str, str]:
+def inherited_license(source_folder: Path) -> dict[str, str]:
     """license, license_name and license_link as the small checkpoint's card has them."""
     from huggingface_hub import ModelCard as HubCard
 

@@ -4,6 +4,7 @@ config.yaml manifest.json     resolved config; command line, git state, versions
 plan.json operator.safetensors grown/ trained/
 moments.safetensors new_coordinates.safetensors
 checkpoints/<arm>/step-00001000/
+adapter/                      what was tuned beside a checkpoint, as a PEFT folder; merged into it: trained/
 growth-1/ growth-2/           growths inside the run: the same files each, and small/, which they began with
 metrics.jsonl summary.json report.html wandb/
 stages.json STATUS LEASE      what is done, with its results; running | done | interrupted | failed: reason; who is at work
@@ -33,7 +34,7 @@ from ligo.core.lease import lease
 
 _VERSIONS_OF = ("ligo", "torch", "transformers", "deepspeed", "safetensors", "tokenizers", "wandb", "numpy")
 
-_INDECISIVE = ("run", "output", "stages", "tracking", "hardware")
+_INDECISIVE = ("run", "output", "stages", "merge", "tracking", "hardware")
 _INDECISIVE_KEYS = {"data": ("cache_dir",), "train": ("save_every", "keep_last", "keep_every", "export")}
 
 

@@ -14,6 +14,7 @@ from ligo.families.base import Family
 from ligo.training.config import TrainConfig
 
 _NEEDS_GPU = (
+    ("optimizer", "paged_adamw", "bitsandbytes pages between GPU and CPU memory", "adamw"),
     ("optimizer", "paged_adamw8bit", "bitsandbytes pages between GPU and CPU memory", "adamw8bit"),
     ("attention", "flash_attention_2", "its kernels are written for CUDA", "sdpa"),
     ("liger", True, "its kernels are written in Triton", "false"),
@@ -21,6 +22,7 @@ _NEEDS_GPU = (
 )
 _PACKAGES = (
     ("optimizer", "adamw8bit", "bitsandbytes", "'ligo[peft]'"),
+    ("optimizer", "paged_adamw", "bitsandbytes", "'ligo[peft]'"),
     ("optimizer", "paged_adamw8bit", "bitsandbytes", "'ligo[peft]'"),
     ("attention", "flash_attention_2", "flash_attn", "flash-attn"),
     ("liger", True, "liger_kernel", "liger-kernel"),

@@ -12,7 +12,7 @@ from ligo.core.errors import ConfigError
 SCHEDULES = ("cosine", "wsd", "constant")
 ENGINES = ("deepspeed", "torch")
 PRECISIONS = ("fp32", "bf16", "fp16")
-OPTIMIZERS = ("adamw", "muon", "adamw8bit", "paged_adamw8bit")
+OPTIMIZERS = ("adamw", "muon", "adamw8bit", "paged_adamw", "paged_adamw8bit")
 DECAYS = ("linear", "sqrt")
 ATTENTIONS = ("sdpa", "eager", "flash_attention_2")
 CHECKPOINTING = ("none", "full")
@@ -43,7 +43,7 @@ class TrainConfig:
     final_lr_ratio: float = 0.0
     """Last learning rate as a part of the peak."""
     optimizer: str = "adamw"
-    """adamw; muon (hidden matrices by Muon, all else by AdamW); adamw8bit or paged_adamw8bit (bitsandbytes)."""
+    """adamw; muon (hidden matrices by Muon, all else by AdamW); adamw8bit, paged_adamw or paged_adamw8bit (bitsandbytes)."""
     muon_lr_factor: float = 1.0
     """muon: its rate as a multiple of lr. Its updates have the root mean square of AdamW's, so 1 fits a tuned lr."""
     rewarm_steps: int = 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,7 +24,7 @@ from ligo.core.libraries import quiet_libraries
 from ligo.families.stock import as_on_disk
 from ligo.training.compute import set_up
 from ligo.training.config import BatchShape, TrainConfig, check_deepspeed_keys
-from ligo.training.held import held_by_deepspeed, whole_parameter
+from ligo.training.held import held_by_deepspeed, trained_parameters, whole_parameter
 from ligo.training.objectives import Objective
 from ligo.training.optim import make_optimizer, set_rate
 from ligo.training.state import Held, read_state, write_state
@@ -72,6 +72,11 @@ class Engine(Protocol):
     def weights(self) -> dict[str, Tensor]:
         """The model's full weights on the CPU, by their names on disk (rank 0; empty elsewhere); every rank
         calls it."""
+        ...
+
+    def trained(self) -> dict[str, Tensor]:
+        """What is trained of the model, in full on the CPU, by names in the running model (rank 0; empty elsewhere);
+        every rank calls it."""
         ...
 
     def moments(self) -> tuple[int, Moments]:
@@ -125,11 +130,14 @@ class TorchEngine:
         _load(folder, self._held())
 
     def _held(self) -> Iterator[Held]:
-        for name, parameter in self.module.named_parameters():
+        for name, parameter in trained_parameters(self.module):
             yield whole_parameter(name, parameter, parameter, self._optimizer.state)
 
     def weights(self) -> dict[str, Tensor]:
         return as_on_disk(self.module, {n: p.detach().cpu() for n, p in self.module.named_parameters()})
+
+    def trained(self) -> dict[str, Tensor]:
+        return {name: p.detach().cpu() for name, p in trained_parameters(self.module)}
 
     def moments(self) -> tuple[int, Moments]:
         state = self._optimizer.state
@@ -310,14 +318,21 @@ class DeepSpeedEngine:
         return {key: value for key, value in vars(self._scaler or object).items() if key in _SCALE}
 
     def weights(self) -> dict[str, Tensor]:
+        full = self._in_full(self.module.named_parameters())
+        return as_on_disk(self.module, full) if full else {}
+
+    def trained(self) -> dict[str, Tensor]:
+        return self._in_full(trained_parameters(self.module))
+
+    def _in_full(self, parameters: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
         import deepspeed
 
         full = {}
-        for name, parameter in self.module.named_parameters():
+        for name, parameter in parameters:
             with deepspeed.zero.GatheredParameters([parameter]):
                 if distributed.is_main():
                     full[name] = parameter.detach().float().cpu().clone()
-        return as_on_disk(self.module, full) if full else {}
+        return full
 
     def moments(self) -> tuple[int, Moments]:
         from deepspeed.utils import safe_get_full_optimizer_state as get

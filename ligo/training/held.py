@@ -11,6 +11,11 @@ from ligo.core import distributed
 from ligo.training.state import Held, Stretch
 
 
+def trained_parameters(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """What is stepped and saved; frozen parameters come anew from where the model was loaded."""
+    return ((name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad)
+
+
 def whole_parameter(name: str, parameter: Tensor, master: Tensor, states: Mapping[Any, Any]) -> Held:
     """A parameter that every rank holds as a whole, in `master`."""
     stretch = Stretch(name, tuple(parameter.shape), 0, 0, master.numel())
@@ -20,25 +25,20 @@ def whole_parameter(name: str, parameter: Tensor, master: Tensor, states: Mappin
 def held_by_deepspeed(
     module: nn.Module, optimizer: Any, stage: int, masters: Mapping[Tensor, Tensor]
 ) -> Iterator[Held]:
-    """What this rank steps, and then the parameters that nothing steps.
+    """What this rank steps, by the tensors that it steps.
 
     Args:
         optimizer: DeepSpeed's, around torch's.
         masters: stage 0: what is stepped in the place of each parameter.
     """
-    names: dict[Any, str] = {parameter: name for name, parameter in module.named_parameters()}
+    names: dict[Any, str] = {parameter: name for name, parameter in trained_parameters(module)}
     if stage == 0:
         for parameter, master in masters.items():
-            yield whole_parameter(names.pop(parameter), parameter, master, optimizer.state)
+            yield whole_parameter(names[parameter], parameter, master, optimizer.state)
     elif stage == 3:
         yield from _dealt_out(optimizer, names)
     else:
         yield from _cut(optimizer, names)
-    for parameter, name in names.items():
-        if stage == 3:
-            yield Held(parameter.ds_tensor, {}, (_piece(name, parameter, 0),))
-        else:
-            yield whole_parameter(name, parameter, parameter, {parameter: {}})
 
 
 def _cut(optimizer: Any, names: dict[Any, str]) -> Iterator[Held]:
@@ -50,7 +50,7 @@ def _cut(optimizer: Any, names: dict[Any, str]) -> Iterator[Held]:
         for parameter in group:
             begin = parameter.storage_offset() - flat.storage_offset()
             start, stop = max(begin, first), min(begin + parameter.numel(), first + mine.numel())
-            name, shape = names.pop(parameter), tuple(parameter.shape)
+            name, shape = names[parameter], tuple(parameter.shape)
             if start < stop:
                 stretches.append(Stretch(name, shape, start - begin, start - first, stop - start))
         yield Held(mine, optimizer.state[mine], tuple(stretches))
@@ -62,7 +62,7 @@ def _dealt_out(optimizer: Any, names: dict[Any, str]) -> Iterator[Held]:
     for group, flat in zip(*groups, strict=True):
         stretches, offset = [], 0
         for parameter in group:
-            stretches.append(_piece(names.pop(parameter), parameter, offset))
+            stretches.append(_piece(names[parameter], parameter, offset))
             offset += parameter.partition_numel()
         yield Held(flat, optimizer.state[flat], tuple(stretches))
 

@@ -89,7 +89,7 @@ def test_a_run_with_muon_trains_its_small_model_too(text_file: Path, tmp_path: P
     [
         (("train.optimizer=muon", "train.engine=deepspeed"), "deepspeed=zero0"),
         (("train.optimizer=muon", "operator.optimizer_state=grow"), "operator.optimizer_state=reset"),
-        (("train.optimizer=sgd",), "adamw, muon, adamw8bit, paged_adamw8bit"),
+        (("train.optimizer=sgd",), "adamw, muon, adamw8bit, paged_adamw, paged_adamw8bit"),
         (("train.rewarm_steps=10",), "operator.optimizer_state=keep_old"),
         (("train.attention=flash_attention_2",), "flash_attn"),
         (("train.layer_drop=1.5",), "train.layer_drop=1.5 must be"),
