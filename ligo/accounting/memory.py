@@ -13,7 +13,6 @@ from typing import Any
 BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 STAGES = (0, 1, 2, 3)
 _LIBRARIES = 2**29  # torch, transformers, DeepSpeed; on a GPU its context and kernels
-_ADAM_TEMPORARIES = 2  # torch's AdamW, one tensor after the other: sqrt(v), and that / correction
 _FALLBACK_BUCKET = 500_000_000  # elements; DeepSpeed's `buffered_allreduce_fallback`
 
 
@@ -98,10 +97,9 @@ def training_memory(
 def _torch_phases(model: Trained, micro_batches: int, on_gpu: bool) -> list[Memory]:
     size = 4 * model.parameters
     held: dict[str, Any] = {"weights": size, "optimizer": 2 * size}
-    updated = model.parameters if on_gpu else model.largest_parameter
     return [
         _backward(model, held, gradient_bytes=4, accumulates=micro_batches > 1),
-        Memory(**held, gradients=size, buffers=_adam_bytes(updated, on_gpu), phase="optimizer step"),
+        Memory(**held, gradients=size, phase="optimizer step"),  # fused AdamW makes nothing in passing
         Memory(**held, activations=model.evaluation, phase="evaluation"),
     ]
 
@@ -120,7 +118,6 @@ def _deepspeed_phases(
     if stage == 0:
         masters = 0 if precision == "fp32" else 4 * everything
         held: dict[str, Any] = {"weights": width * everything, "optimizer": 8 * everything + masters}
-        updated = everything if on_gpu else model.largest_parameter
         gradients = width * everything
         return [
             _backward(model, held, gradient_bytes=width, accumulates=accumulates),
@@ -130,12 +127,7 @@ def _deepspeed_phases(
                 buffers=width * min(everything, _FALLBACK_BUCKET),
                 phase="reduction",
             ),
-            Memory(
-                **held,
-                gradients=gradients + masters,
-                buffers=_adam_bytes(updated, on_gpu),
-                phase="optimizer step",
-            ),
+            Memory(**held, gradients=gradients + masters, phase="optimizer step"),
             Memory(**held, activations=model.evaluation, phase="evaluation"),
         ]
     if stage < 3:
@@ -156,9 +148,7 @@ def _deepspeed_phases(
                 **held, gradients=width * (everything if stage == 1 else filled), phase="reduction",
                 buffers=sent + (buffer if everything > filled or on_gpu else 0),
             ),
-            Memory(
-                **held, gradients=(width + 4) * share, buffers=_adam_bytes(share, on_gpu), phase="optimizer step"
-            ),
+            Memory(**held, gradients=(width + 4) * share, phase="optimizer step"),
             Memory(**held, activations=model.evaluation, phase="evaluation"),
         ]  # fmt: skip
     # stage 3: weights are dealt out in float32 when the model is loaded, gathered as they are needed, and copied once
@@ -174,9 +164,7 @@ def _deepspeed_phases(
             **held, gradients=own + width * model.largest_parameter, activations=model.activations,
             buffers=kept + gathered, phase="backward",
         ),
-        Memory(
-            **held, gradients=own + 4 * step, buffers=kept + _adam_bytes(step, on_gpu), phase="optimizer step"
-        ),
+        Memory(**held, gradients=own + 4 * step, buffers=kept, phase="optimizer step"),
         Memory(**held, gradients=own, activations=model.evaluation, buffers=kept + gathered, phase="evaluation"),
     ]  # fmt: skip
 
@@ -194,11 +182,6 @@ def _backward(
         **held, gradients=model.gradients_then, activations=model.activations_and_gradients - model.gradients_then,
         buffers=buffers, phase="backward",
     )  # fmt: skip
-
-
-def _adam_bytes(updated: int, on_gpu: bool) -> float:
-    """What AdamW makes in passing for so many parameters at once, in float32."""
-    return 4.0 * updated * (1 if on_gpu else _ADAM_TEMPORARIES)
 
 
 def learning_memory(

@@ -60,10 +60,10 @@ def test_a_later_stage_takes_no_more(precision: str, on_gpu: bool, micro_batches
 
 
 def test_plain_torch_by_hand() -> None:
-    """Weights 4, moments 8, gradients 4; while it steps, AdamW makes two passing copies of the largest tensor."""
+    """Weights 4, moments 8, gradients 4; fused AdamW makes nothing in passing."""
     memory = train(0, engine="torch", precision="fp32", on_gpu=False)
     assert memory.phase == "optimizer step"
-    assert memory.peak - memory.libraries == 16 * BILLION + 2 * 4 * 10**8
+    assert memory.peak - memory.libraries == 16 * BILLION
     assert train(0, model(9e9), engine="torch", precision="fp32", on_gpu=False).phase == "backward"
     assert train(0, model(0, 9e9), engine="torch", precision="fp32", on_gpu=False).phase == "evaluation"
 
