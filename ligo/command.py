@@ -57,7 +57,7 @@ def main(task: Task, description: str, examples: tuple[str, ...], command: Optio
         sys.exit(EXIT_INTERRUPTED)
 
 
-def read_config(arguments: list[str], command: Options) -> tuple[Any, str]:
+def read_config(arguments: list[str], command: Options = GROW) -> tuple[Any, str]:
     """The config of a command line: options, or `--config FILE` alone.
 
     Raises:
