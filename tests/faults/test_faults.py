@@ -9,19 +9,10 @@ from typing import Any
 
 import pytest
 
+from benchmarks.faults import COUNTS
 from tests.conftest import REPO
 
 SAMPLE = {"kills": 2, "saves": 3, "disks": 2, "launchers": 3, "flips": 30, "ranks": 1, "bad": 1, "parity": 1}
-WHOLE = {
-    "kills": 120,
-    "saves": 60,
-    "disks": 8,
-    "launchers": 20,
-    "flips": 500,
-    "ranks": 8,
-    "bad": 17,
-    "parity": 4,
-}
 
 
 def run_campaigns(counts: dict[str, int]) -> dict[str, Any]:
@@ -52,5 +43,5 @@ def test_a_sample_of_every_fault_is_survived(campaign: str, sampled: dict[str, A
 @pytest.mark.faults
 @pytest.mark.parametrize("campaign", SAMPLE)
 def test_every_fault_of_the_campaign_is_survived(campaign: str) -> None:
-    found = run_campaigns({campaign: WHOLE[campaign]})[campaign]
-    assert found["good"] == found["trials"] >= WHOLE[campaign], found["wrong"]
+    found = run_campaigns({campaign: COUNTS[campaign]})[campaign]
+    assert found["good"] == found["trials"] >= COUNTS[campaign], found["wrong"]
