@@ -23,7 +23,7 @@ from ligo.tracking.config import TrackingConfig
 from ligo.training.config import TrainConfig
 
 TRAINING_STAGES = frozenset({"train", "scratch", "short", "continue"})
-STAGES = ("learn", "write", "verify", "train", "scratch", "short", "continue", "report")
+STAGES = ("small", "learn", "write", "verify", "train", "scratch", "short", "continue", "report")
 DTYPES = ("auto", "float16", "bfloat16", "float32", "float64")
 STARTS = ("grown", "small")
 
@@ -359,6 +359,11 @@ def check(config: GrowConfig) -> None:
                 f"stages names {stage!r}, which is no stage.\n  Known: {', '.join(STAGES)}.\n"
                 f"  Try: stages=[{nearest(stage, STAGES) or 'learn,write,verify'}]"
             )
+    if "small" in config.stages and not config.small.shape:
+        raise ConfigError(
+            "the stage small trains the small model, and the small model is one at hand.\n"
+            "  Try: +small=scratch with small.shape, or leave small out of stages"
+        )
     if config.output not in ("text", "json"):
         raise ConfigError(f"output={config.output} is not text or json.\n  Try: output=json")
     if config.write.dtype not in DTYPES:

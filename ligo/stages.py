@@ -1,4 +1,4 @@
-"""The stages of a growth run: learn, write, verify, train, scratch, short, continue, report.
+"""The stages of a growth run: small, learn, write, verify, train, scratch, short, continue, report.
 
 Each reads what the stages before it left in the run folder and leaves its own result there, so a run
 that was cut goes on at the first stage that is not done. All ranks learn and train; rank 0 does the rest alone.
@@ -26,7 +26,7 @@ from ligo.checkpoint.reader import Checkpoint
 from ligo.checkpoint.writer import check_free_memory, write_weights
 from ligo.config import GrowConfig, learns_maps, needs_objective, scratch_training, short_training
 from ligo.core import distributed
-from ligo.core.files import folder_aside, folder_resumed, write_json
+from ligo.core.files import folder_aside, folder_resumed, read_json, write_json
 from ligo.core.log import say
 from ligo.core.run import Run
 from ligo.core.units import flops as in_flops
@@ -66,6 +66,7 @@ class GrowthRun:
     def execute(self) -> None:
         """Run the chosen stages in order, those already done left out."""
         stages = {
+            "small": self.trained_small,
             "learn": self.learn,
             "write": self.write,
             "verify": self.verify,
@@ -90,6 +91,12 @@ class GrowthRun:
             yield result if main else None
             if main:
                 self.run.finish_stage(stage, result)
+
+    def trained_small(self) -> None:
+        """The small model has been trained before any stage begins; note what came of it."""
+        with self._alone("small") as result:
+            if result is not None:
+                result.update(read_json(self.small.folder / "ligo.json")["training"])
 
     # --- growth -------------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import product
 from typing import Any
@@ -10,7 +10,6 @@ from typing import Any
 import yaml
 
 from ligo.config import (
-    TRAINING_STAGES,
     GrowConfig,
     check_stage_order,
     check_training_fits,
@@ -32,9 +31,17 @@ _OURS = ("study", "cluster")
 _OPTION_LISTS = ("study.arms.", "study.sizes.", "study.overrides")
 _HELD = ("seed", "small.", "target.", "data.", "train.batch_tokens")
 """What all arms of a study have in common: data order, evaluation set, token batch, and the models compared."""
-_ITS_OWN = ("small.optimizer_state",)
-"""Below `_HELD`, but an arm's own: whether the small run's moments are used is a way to grow."""
-_RATES = ("train.lr", "scratch.lr")
+_ITS_OWN = ("small.optimizer_state", "small.train.")
+"""Below `_HELD`, but an arm's own: whether the small run's moments are used, and how long a small model is trained that is
+made for the purpose, are ways to grow."""
+_RATES = {
+    "train": "train.lr",
+    "continue": "train.lr",
+    "scratch": "scratch.lr",
+    "short": "scratch.lr",
+    "small": "small.train.lr",
+}
+"""The stages that train something, and where the rate of each is set."""
 
 
 @dataclass(kw_only=True)
@@ -64,12 +71,12 @@ class Cell:
     @property
     def loss_stage(self) -> str | None:
         """The stage whose final loss the arm is judged by; None: it trains nothing, or several things."""
-        trains = [stage for stage in self.stages if stage in TRAINING_STAGES]
+        trains = [stage for stage in self.stages if stage in _RATES]
         return trains[0] if len(trains) == 1 else None
 
     @property
     def rate_key(self) -> str:
-        return "scratch.lr" if self.loss_stage in ("scratch", "short") else "train.lr"
+        return _RATES[self.loss_stage or "train"]
 
     def trial(self, seed: int, rate: float | None) -> Trial:
         """The cell's run at a seed and a rate (None: the rate that the arm has)."""
@@ -136,7 +143,7 @@ def make_cells(study: StudyConfig, options: Sequence[str]) -> list[Cell]:
             raise ConfigError(
                 f"{argument}: a sweep gives each run its folder and its name.\n  Try: study.name=NAME, for runs/NAME/"
             )
-    _check_swept(study, options)
+    _check_swept(study, options, {"seed"})
     if study.arms:
         arms = study.arms
         _refuse_lists(options)
@@ -165,6 +172,8 @@ def make_cells(study: StudyConfig, options: Sequence[str]) -> list[Cell]:
             cells.append(Cell(arm, size, words, resolved, config, study.name))
     if refused:
         raise _refusal(refused, len(refused) + len(cells), bool(study.arms))
+    if study.learning_rates:
+        _check_swept(study, options, {cell.rate_key for cell in cells} | {"train.lr", "scratch.lr"})
     _check_searchable(study, cells)
     _check_different(study, cells)
     return cells
@@ -187,30 +196,35 @@ def _with_seeds(config: SweepConfig, options: list[str]) -> tuple[SweepConfig, l
     return replace(config, study=study), [option for option in options if option not in words]
 
 
-def _check_swept(study: StudyConfig, options: Sequence[str]) -> None:
-    """Refuse what the study sets for each run anew, and would silently replace."""
+def _check_swept(study: StudyConfig, options: Sequence[str], keys: Collection[str]) -> None:
+    """Refuse what the study sets for each run anew, and would silently replace.
+
+    Args:
+        keys: the options that it sets: the seed, or the rates of its arms.
+    """
     for word in [*study.overrides, *(word for size in study.sizes.values() for word in size), *options]:
         key, _, value = word.lstrip("+").partition("=")
+        if key not in keys:
+            continue
         if key == "seed":
             raise ConfigError(
                 f"{word}: the study sets the seed of each run.\n  Try: study.seeds=[{value.strip('[]')}]"
             )
-        if key in _RATES and study.learning_rates:
-            raise ConfigError(
-                f"{word}: the study searches the rate of each arm.\n  Try: study.learning_rates=[{value}], or =[] for none"
-            )
+        raise ConfigError(
+            f"{word}: the study searches the rate of each arm.\n  Try: study.learning_rates=[{value}], or =[] for none"
+        )
 
 
 def _check_held(base: Mapping[str, Any], resolved: Mapping[str, Any], *, searched: bool) -> None:
     """Refuse an arm that sees other data, evaluates on others, or takes other batches than the rest."""
     before, after = flat(base), flat(resolved)
     for key in sorted(before.keys() | after.keys()):
-        if before.get(key) == after.get(key) or key in _ITS_OWN:
+        if before.get(key) == after.get(key) or key.startswith(_ITS_OWN):
             continue
         changed = f"it sets {key}={after.get(key)}, and the study has {before.get(key)}"
         if key.startswith("run."):
             raise ConfigError(f"{changed}; runs are named by the study")
-        if key in _RATES and searched:
+        if key in ("train.lr", "scratch.lr") and searched:
             raise ConfigError(f"{changed}; rates are the study's to search: study.learning_rates")
         if key.startswith(_HELD):
             raise ConfigError(
@@ -244,11 +258,11 @@ def _refusal(refused: Mapping[str, str], num_cells: int, named: bool) -> PlanErr
 def _check_searchable(study: StudyConfig, cells: Iterable[Cell]) -> None:
     for cell in cells:
         if study.learning_rates and cell.loss_stage is None:
-            trains = [stage for stage in cell.stages if stage in TRAINING_STAGES]
+            trains = [stage for stage in cell.stages if stage in _RATES]
             raise ConfigError(
                 f"arm {cell.arm} has stages={list(cell.stages)}, which train {'several things' if trains else 'nothing'}: "
                 "there is no one loss to search a rate by.\n"
-                "  Try: exactly one of train, scratch, short, continue among its stages, or study.learning_rates=[]"
+                f"  Try: exactly one of {', '.join(_RATES)} among its stages, or study.learning_rates=[]"
             )
 
 
@@ -273,7 +287,7 @@ def _refuse_lists(options: Sequence[str]) -> None:
     if list(lists) != ["run"]:
         word = next(iter(lists.values()))[0]
         key = word.split("=")[0]
-        hint = dict.fromkeys(_RATES, "study.learning_rates=[1e-3,2e-3]")
+        hint = dict.fromkeys(_RATES.values(), "study.learning_rates=[1e-3,2e-3]")
         raise ConfigError(
             f"a list of values for {key} makes arms, and the study names its own.\n"
             f"  Try: {hint.get(key, f'study.arms.NAME=[{word}], or leave +study= out')}"

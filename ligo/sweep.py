@@ -18,7 +18,7 @@ from ligo.sweeps.attempt import log_tail
 from ligo.sweeps.follow import Follower
 from ligo.sweeps.grid import StudyConfig
 from ligo.sweeps.slurm import slurm_placed
-from ligo.sweeps.status import find_run, find_study, planned, study_states, table
+from ligo.sweeps.status import best_run, find_run, find_study, planned, study_states, table
 from ligo.sweeps.submit import ClusterConfig
 
 RUNS = Path("runs")
@@ -30,6 +30,7 @@ USAGE = """Run many growths: each arm of a study at each size, its peak rate sea
   python -m ligo.sweep operator=exact,stack seed=0,1 [options of ligo.grow]      a plain grid: every combination
   python -m ligo.sweep status [STUDY]                                            how runs stand, and why
   python -m ligo.sweep log RUN                                                   the last lines of a run's log
+  python -m ligo.sweep best STUDY [ARM]                                          the folder of the run with the lowest loss
 
 The same command goes on where a sweep was stopped or killed: finished runs are left alone, cut ones go on."""
 
@@ -46,6 +47,8 @@ def main(arguments: Sequence[str]) -> None:
         status(list(arguments[1:]))
     elif arguments[0] == "log":
         log(list(arguments[1:]))
+    elif arguments[0] == "best":
+        best(list(arguments[1:]))
     else:
         sweep(arguments)
 
@@ -85,6 +88,15 @@ def log(names: list[str]) -> None:
             f"{folder} has no log: no sweep has started it.\n  Try: python -m ligo.sweep status"
         )
     say("\n".join([f"{path}:", *lines]))
+
+
+def best(names: list[str]) -> None:
+    """Print the folder of a study's best run, for another command to go on with."""
+    if len(names) not in (1, 2):
+        raise ConfigError(
+            "best takes a study and, if wanted, one arm.\n  Try: python -m ligo.sweep best STUDY"
+        )
+    say(str(best_run(find_study(RUNS, names[0]), *names[1:])))
 
 
 def help_text() -> str:

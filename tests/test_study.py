@@ -21,12 +21,26 @@ def cells(*arguments: str) -> list[Cell]:
     return make_cells(config.study, rest)
 
 
+def brought(name: str) -> list[str]:
+    """What a shipped study leaves to whoever starts it: its text, and the shape of the small model at hand."""
+    shapes = {"llama-2x": "llama", "combine": "llama", "scaling": "llama"}
+    trained = f"{shapes.get(name, name)}-small"
+    options_of_small = []
+    if trained in options("study"):
+        config, _ = compose_sweep([f"+study={trained}"])
+        options_of_small = [word for word in config.study.overrides if word.startswith(("small.", "+small="))]
+    return ["data.path=TEXT", *options_of_small] if name not in ("tiny", "operators") else []
+
+
 @pytest.mark.parametrize("name", options("study"))
 def test_every_shipped_study_can_be_built(name: str) -> None:
-    config, rest = compose_sweep([f"+study={name}"])
+    config, rest = compose_sweep([f"+study={name}", *brought(name)])
     assert config.study.name == name
     assert config.study.question
-    assert {"scratch", "continue-small"} <= {cell.arm for cell in make_cells(config.study, rest)}
+    arms = {cell.arm for cell in make_cells(config.study, rest)}
+    assert ({"small"} if name.endswith("-small") else {"scratch"}) <= arms
+    if name not in ("no-pretrained",) and not name.endswith("-small"):
+        assert "continue-small" in arms
 
 
 def test_the_study_of_operators_names_each_of_them() -> None:
@@ -91,6 +105,25 @@ def test_seeds_of_a_grid_are_its_studys() -> None:
 def test_no_arm_sees_other_data_or_batches_than_the_rest(override: str, words: str) -> None:
     with pytest.raises(PlanError, match=f"1 of 1 arms cannot be built; nothing was started(.|\n)*{words}"):
         cells(*TINY, f"study.arms.odd=[operator=exact,{override}]", "study.learning_rates=[1e-3,2e-3]")
+
+
+def test_a_study_of_small_models_searches_their_rate() -> None:
+    found = cells("+study=llama-small", "data.path=TEXT")
+    assert [(cell.size, cell.loss_stage, cell.rate_key) for cell in found] == [
+        ("decayed", "small", "small.train.lr"), ("undecayed", "small", "small.train.lr"),
+    ]  # fmt: skip
+    config, _ = compose(list(found[0].trial(0, 0.25).options))
+    assert config.small.train.lr == 0.25
+    with pytest.raises(ConfigError, match="small.train.lr=1: the study searches"):
+        cells("+study=llama-small", "data.path=TEXT", "small.train.lr=1")
+
+
+def test_how_long_a_small_model_is_trained_is_an_arms_own() -> None:
+    found = cells("+study=no-pretrained", "data.path=TEXT")
+    tokens = {cell.arm: cell.config.small.train.max_tokens for cell in found}
+    assert tokens["small-2m"] == 2097152
+    assert tokens["scratch"] == 0
+    assert {cell.config.small.train.lr for cell in found} == {8e-3}
 
 
 def test_an_arm_may_take_the_small_runs_moments_and_another_budget() -> None:

@@ -172,6 +172,37 @@ def planned(study: Path) -> dict[str, dict[str, Any]]:
     return runs
 
 
+def best_run(study: Path, arm: str | None = None) -> Path:
+    """The run of a finished study, or of one arm of it, with the lowest final loss at its arm's best rate.
+
+    Args:
+        arm: as the table names it: ARM, or ARM (SIZE).
+
+    Raises:
+        ConfigError: the study has not come to an end, or has no such arm.
+    """
+    path = study / "results.json"
+    found = {_label(entry): entry for entry in read_json(path)} if path.exists() else {}
+    finished = {label: entry for label, entry in found.items() if entry["mean"] is not None}
+    if not finished:
+        raise ConfigError(
+            f"the study {study.name} has no results yet.\n  Try: python -m ligo.sweep status {study.name}"
+        )
+    if arm is not None and arm not in finished:
+        raise ConfigError(
+            f"the study {study.name} has no result of an arm {arm!r}.\n  Arms: {', '.join(finished)}.\n"
+            f"  Try: python -m ligo.sweep best {study.name} '{nearest(arm, finished)}'"
+        )
+    best = finished[arm] if arm is not None else min(finished.values(), key=lambda entry: entry["mean"])
+    runs = planned(study)
+    at_best = [name for name in best["runs"] if runs[name].get("rate") == best["best_rate"]]
+    return study / at_best[0]
+
+
+def _label(entry: Mapping[str, Any]) -> str:
+    return f"{entry['arm']} ({entry['size']})" if entry["size"] else str(entry["arm"])
+
+
 def study_states(study: Path, placed: Mapping[str, tuple[str, str]] | None = None) -> list[RunState]:
     """How all runs of a study stand.
 
