@@ -17,6 +17,7 @@ from ligo.config import (
     compose,
     conf_dir,
     options,
+    unknown_key,
 )
 from ligo.core.errors import ConfigError, LigoError, PlanError, nearest
 from ligo.core.log import progress
@@ -110,7 +111,8 @@ def compose_sweep(arguments: Sequence[str]) -> tuple[SweepConfig, list[str]]:
         except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
             cause = "; ".join(line.strip() for line in str(error.__cause__ or error).splitlines())
             raise ConfigError(
-                f"the study cannot be composed: {cause}\n  Try: python -m ligo.sweep --help lists the options"
+                unknown_key(error)
+                or f"the study cannot be composed: {cause}\n  Try: python -m ligo.sweep --help lists the options"
             ) from error
     assert isinstance(config, SweepConfig)
     grid.check(config.study)

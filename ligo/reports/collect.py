@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ligo.core.errors import DataError
+from ligo.core.redact import published
 
 ARM_LABELS = {
     "grown": "grown",
@@ -121,13 +122,16 @@ def read_arms(folder: Path, labels: Mapping[Any, Any], warnings: list[str]) -> d
 def _read_object(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(
             f"{path} cannot be read: {error}.\n  Run the command of that run again; it is rewritten."
         ) from error
     if not isinstance(value, dict):
-        raise DataError(f"{path} holds a {type(value).__name__}, but a JSON object is expected.")
-    return value
+        raise DataError(
+            f"{path} holds a {type(value).__name__}, but a JSON object is expected.\n"
+            "  Run the command of that run again; it is rewritten."
+        )
+    return dict(published(value))
 
 
 def _records_by_arm(path: Path, warnings: list[str]) -> dict[str, list[dict[str, Any]]]:
@@ -143,7 +147,7 @@ def _records_by_arm(path: Path, warnings: list[str]) -> dict[str, list[dict[str,
         try:
             record = json.loads(line)
             arms.setdefault(str(record["arm"]), []).append(record)
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             left_out = len(lines) - number
             more = f" and the {left_out} after it" if left_out else ", the last one,"
             warnings.append(f"metrics.jsonl: line {number}{more} cannot be read; the curves end before it.")
