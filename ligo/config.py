@@ -307,7 +307,7 @@ def compose_options(arguments: list[str], command: Options) -> tuple[Any, str]:
         try:
             composed = hydra_compose(command.root, overrides)
             config = OmegaConf.to_object(composed)
-        except (HydraException, OmegaConfBaseException) as error:
+        except (HydraException, OmegaConfBaseException, ValueError, OverflowError) as error:
             raise ConfigError(_readable(error, command)) from error
     command.check(config)
     return config, OmegaConf.to_yaml(composed, resolve=True)
@@ -330,7 +330,7 @@ def compose_from_file(path: Path, command: Options) -> tuple[Any, str]:
         raise ConfigError(
             f"--config {path} cannot be read: {error.strerror}.\n  Try: --config RUN/config.yaml"
         ) from error
-    except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
+    except (OmegaConfBaseException, yaml.YAMLError, ValueError, OverflowError) as error:
         raise ConfigError(
             f"{path} holds no config: {_readable(error, command)}.\n  Try: --config RUN/config.yaml"
         ) from error
@@ -587,7 +587,7 @@ def _checked(argument: str, known: list[str], command: Options) -> str:
         return f"++{bare}={value}"
     if bare not in known:
         close = nearest(bare, known) or nearest(bare.split(".")[-1], [k.split(".")[-1] for k in known])
-        full = next((k for k in known if k == close or k.split(".")[-1] == close), None)
+        full = close if close in known else next((k for k in known if k.split(".")[-1] == close), None)
         help_lists = f"python -m ligo.{command.root} --help lists them all"
         raise ConfigError(
             f"there is no option '{bare}'."

@@ -108,7 +108,7 @@ def compose_sweep(arguments: Sequence[str]) -> tuple[SweepConfig, list[str]]:
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         try:
             config = OmegaConf.to_object(hydra_compose("sweep", overrides))
-        except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+        except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, OverflowError) as error:
             cause = "; ".join(line.strip() for line in str(error.__cause__ or error).splitlines())
             raise ConfigError(
                 unknown_key(error)

@@ -34,5 +34,6 @@ def check_between(key: str, value: float, low: float, high: float = math.inf, *,
         limit = "" if high == math.inf else f" and at most {high:g}"
         nearest = high if value > high else low
         hint = f"leave {key} out to get its default" if above and nearest == low else f"{key}={nearest:g}"
-        shown = f"{value:g}" if not abs(value) > _LARGEST_SHOWN else "a number of hundreds of digits"
+        digits = isinstance(value, int) and abs(value) > _LARGEST_SHOWN
+        shown = "a number of hundreds of digits" if digits else f"{value:g}"
         raise ConfigError(f"{key}={shown} must be {words}{limit}.\n  Try: {hint}")

@@ -14,50 +14,83 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import Any, NamedTuple, TextIO, cast
 
 SECRET = "<secret>"
 
-_SHAPES = re.compile(
-    "|".join(
-        (
-            # a private key, which may be cut, and folded by YAML; it ends with the string that it stands in
-            r"-----BEGIN[A-Z0-9\s\\]*PRIVATE[\s\\]+KEY-----[^\"']*?(?:-----END[A-Z0-9\s\\]*PRIVATE[\s\\]+KEY-----|(?=[\"'])|\Z)",
-            r"(?<![A-Za-z0-9])(?:"
-            r"hf_(?:[A-Za-z0-9]{20,}|(?=[a-z]*[A-Z0-9])[A-Za-z0-9]{10,})"  # Hugging Face
-            r"|sk-(?=[\w-]*[A-Za-z0-9]{16})[\w-]{16,}|sk_live_\w{16,}"  # OpenAI, Anthropic and others
-            r"|wandb_v1_[\w-]{16,}"
-            r"|(?:AKIA|ASIA)[A-Z0-9]{16}(?![\w+/=])"  # AWS
-            r"|gh[opsur]_[A-Za-z0-9]{16,}|github_pat_\w{16,}|glpat-[\w-]{16,}"  # GitHub, GitLab
-            r"|AIza[\w-]{35}(?![\w+/=-])|ya29\.[\w-]{16,}"  # Google
-            r"|xox[a-z]-[\w-]{10,}"  # Slack
-            r"|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*"  # JSON web tokens
-            r")",
-        )
-    )
-)
 
-_NAME = (
-    r"(?:passw(?:or)?d|passphrase|secret|(?:api|access|auth|private|secret)[_-]?key(?:[_-]id)?"
-    r"|(?:access|api|auth|bot|git(?:hub|lab)|hf|hub|refresh|secret|session|slack|wandb)[_-]?token)"
+class _Rule(NamedTuple):
+    """What to replace, and words in lower case of which one is in every match: texts may have many megabytes."""
+
+    words: tuple[str, ...]
+    pattern: re.Pattern[str]
+    instead: str
+
+
+def _rule(words: str, pattern: str, instead: str = SECRET) -> _Rule:
+    return _Rule(tuple(words.split()), re.compile(pattern), instead)
+
+
+_START = r"(?<![A-Za-z0-9])"
+_SHAPES = (
+    # a private key, which may be cut, and folded by YAML; it ends with the string that it stands in
+    _rule("private", r"-----BEGIN[A-Z0-9\s\\]*PRIVATE[\s\\]+KEY-----[^\"']*?(?:-----END[A-Z0-9\s\\]*PRIVATE[\s\\]+KEY-----|(?=[\"'])|\Z)"),
+    _rule("hf_", rf"{_START}hf_(?:[A-Za-z0-9]{{20,}}|(?=[a-z]*[A-Z0-9])[A-Za-z0-9]{{10,}})"),  # Hugging Face
+    _rule("sk- sk_", rf"{_START}sk(?:-(?=[\w-]*[A-Za-z0-9]{{16}})[\w-]{{16,}}|_live_\w{{16,}})"),  # OpenAI and others
+    _rule("wandb_v1_", rf"{_START}wandb_v1_[\w-]{{16,}}"),
+    _rule("akia asia", rf"{_START}A(?:KI|SI)A[A-Z0-9]{{16}}(?![\w+/=])"),  # AWS
+    _rule("gho_ ghp_ ghs_ ghu_ ghr_", rf"{_START}gh[opsur]_[A-Za-z0-9]{{16,}}"),
+    _rule("github_pat_ glpat-", rf"{_START}(?:github_pat_\w{{16,}}|glpat-[\w-]{{16,}})"),
+    _rule("aiza ya29.", rf"{_START}(?:AIza[\w-]{{35}}(?![\w+/=-])|ya29\.[\w-]{{16,}})"),  # Google
+    _rule("xox", rf"{_START}xox[a-z]-[\w-]{{10,}}"),  # Slack
+    _rule("eyj", rf"{_START}eyJ[\w-]{{8,}}\.[\w-]{{8,}}\.[\w-]*"),  # JSON web tokens
+)  # fmt: skip
+
+_KEYS = ("access", "api", "auth", "private", "secret")
+_TOKENS = (
+    "access",
+    "api",
+    "auth",
+    "bot",
+    "github",
+    "gitlab",
+    "hf",
+    "hub",
+    "refresh",
+    "secret",
+    "session",
+    "slack",
+    "wandb",
 )
+_NAME = rf"(?:passw(?:or)?d|passphrase|secret|(?:{'|'.join(_KEYS)})[_-]?key(?:[_-]id)?|(?:{'|'.join(_TOKENS)})[_-]?token)"
 _NAMED = re.compile(rf"(?i){_NAME}$")
+_WORDS = " ".join(
+    ["passw", "passphrase", "secret"]
+    + [
+        f"{of}{dash}{what}"
+        for what, all_of in (("key", _KEYS), ("token", _TOKENS))
+        for of in all_of
+        for dash in ("", "_", "-")
+    ]
+)
 _NO_VALUE = r"(?!(?:null|none|true|false|~)\b|\$\{|\.\.\.|<)"
+_KEEP = rf"\1{SECRET}"
 
-_AFTER_NAMES: tuple[tuple[re.Pattern[str], str], ...] = (
-    # "password": "...", also inside a string of JSON; what follows in the line stays as it is
-    (re.compile(rf'(?i)({_NAME}\\?"\s*:\s*\\?")[^"\\\n]+'), rf"\1{SECRET}"),
-    (re.compile(rf"(?i)({_NAME}'\s*:\s*')[^'\"\n]+"), rf"\1{SECRET}"),
-    # password=..., password: ...
-    (re.compile(rf"(?i)({_NAME}[ \t]*[=:][ \t]*){_NO_VALUE}(?:'[^'\"\n]+'|[^\s\"'\\,;&()\[\]{{}}<>]+)"), rf"\1{SECRET}"),
-    (re.compile(rf'(?i)({_NAME}[ \t]*[=:][ \t]*\\?"){_NO_VALUE}[^"\\\n]+'), rf"\1{SECRET}"),
+_AFTER_NAMES = (
+    # "password": "..."; the same in a string of JSON, where quotes are escaped; in the repr of a dict
+    _rule(_WORDS, rf'(?i)({_NAME}"\s*:\s*")(?:[^"\\\n]|\\.)+', _KEEP),
+    _rule(_WORDS, rf'(?i)({_NAME}\\"\s*:\s*\\")[^"\\\n]+', _KEEP),
+    _rule(_WORDS, rf"(?i)({_NAME}'\s*:\s*')[^'\"\n]+", _KEEP),
+    # password=..., password: ..., in quotes or not
+    _rule(_WORDS, rf"(?i)({_NAME}[ \t]*[=:][ \t]*){_NO_VALUE}(?:'[^'\"\n]+'|[^\s\"'\\,;&()\[\]{{}}<>]+)", _KEEP),
+    _rule(_WORDS, rf'(?i)({_NAME}[ \t]*[=:][ \t]*\\?"){_NO_VALUE}[^"\\\n]+', _KEEP),
     # older keys of W&B look like any SHA-1, but for the word before them
-    (re.compile(r"(?i)((?:key|token|login|password|wandb)\\?[\"']?[\s:=]{1,3}\\?[\"']?)[0-9a-f]{40}\b"), rf"\1{SECRET}"),
-    (re.compile(r"(?i)(\bbearer\s+)[\w.~+/=-]{12,}"), rf"\1{SECRET}"),
-    (re.compile(r"(?i)(\bauthorization\\?[\"']?\s*[:=]\s*\\?[\"']?(?:basic|token)\s+)[\w.~+/=-]{6,}"), rf"\1{SECRET}"),
+    _rule("key token login password wandb", r"(?i)((?:key|token|login|password|wandb)\\?[\"']?[\s:=]{1,3}\\?[\"']?)[0-9a-f]{40}\b", _KEEP),
+    _rule("bearer", r"(?i)(\bbearer\s+)[\w.~+/=-]{12,}", _KEEP),
+    _rule("authorization", r"(?i)(\bauthorization\\?[\"']?\s*[:=]\s*\\?[\"']?(?:basic|token)\s+)[\w.~+/=-]{6,}", _KEEP),
     # https://user:password@host and https://token@host; ?token=...
-    (re.compile(r"(?<=://)(?:[^\s/@:\"'<>]*:[^\s/@\"'<>]+|[^\s/@:\"'<>]{16,})(?=@)"), SECRET),
-    (re.compile(r"(?i)([?&](?:auth|key|sig|signature|token|x-amz-(?:signature|security-token))=)[^\s&\"'<>\\]+"), rf"\1{SECRET}"),
+    _rule("://", r"(?<=://)(?:[^\s/@:\"'<>]*:[^\s/@\"'<>]+|[^\s/@:\"'<>]{16,})(?=@)"),
+    _rule("?auth= ?key= ?sig ?token= ?x-amz &auth= &key= &sig &token= &x-amz", r"(?i)([?&](?:auth|key|sig|signature|token|x-amz-(?:signature|security-token))=)[^\s&\"'<>\\]+", _KEEP),
 )  # fmt: skip
 
 _VARIABLE = re.compile(
@@ -68,12 +101,7 @@ _ORDINARY = re.compile(r"[a-z]{1,15}|[\d.+-]+|[~./].*", re.DOTALL)  # a word, a 
 
 def redact(text: str, environment: Mapping[str, str] = os.environ) -> str:
     """The text without secrets, those in the variables of `environment` among them."""
-    for value in _secrets_of(environment):
-        text = text.replace(value, SECRET)
-    text = _SHAPES.sub(SECRET, text)
-    for pattern, instead in _AFTER_NAMES:
-        text = pattern.sub(instead, text)
-    return text
+    return _replaced(text, environment, (*_SHAPES, *_AFTER_NAMES))
 
 
 def redact_page(page: str) -> str:
@@ -81,9 +109,17 @@ def redact_page(page: str) -> str:
 
     What is known by the name before it stays: scripts are full of words like password, and would break.
     """
-    for value in _secrets_of(os.environ):
-        page = page.replace(value, SECRET)
-    return _SHAPES.sub(SECRET, page)
+    return _replaced(page, os.environ, _SHAPES)
+
+
+def _replaced(text: str, environment: Mapping[str, str], rules: tuple[_Rule, ...]) -> str:
+    for value in _secrets_of(environment):
+        text = text.replace(value, SECRET)
+    lower = text.lower()
+    for rule in rules:
+        if any(word in lower for word in rule.words):
+            text = rule.pattern.sub(rule.instead, text)
+    return text
 
 
 def redact_data(value: Any) -> Any:
@@ -103,9 +139,11 @@ def redact_data(value: Any) -> Any:
 def _secrets_of(environment: Mapping[str, str]) -> list[str]:
     """Values of variables that are named like secrets, the longest first."""
     found = {
-        value
-        for name, value in environment.items()
-        if len(value) >= 8 and _VARIABLE.search(name) and not _ORDINARY.fullmatch(value)
+        environment[name]
+        for name in environment
+        if _VARIABLE.search(name)
+        and len(environment[name]) >= 8
+        and not _ORDINARY.fullmatch(environment[name])
     }
     return sorted(found, key=len, reverse=True)
 

@@ -25,6 +25,11 @@ SIZES = {
 def random_sizes(draw: random.Random, family: Family, least: int) -> dict[str, int]:
     """Some of the sizes that the family has, none below its own."""
     dims = {key: getattr(family.dims, key) for key in SIZES}
+    if draw.random() < 0.5:
+        return {
+            **together(draw, dims),
+            **({"num_layers": dims["num_layers"] + draw.randint(1, 3)} if draw.random() < 0.5 else {}),
+        }
     there = [key for key, size in dims.items() if size]
     chosen = draw.sample(there, draw.randint(least, len(there)))
     wanted = {
@@ -35,6 +40,17 @@ def random_sizes(draw: random.Random, family: Family, least: int) -> dict[str, i
         if dims["num_kv_heads"] == dims["num_heads"]:
             wanted["num_kv_heads"] = wanted["num_heads"]
     return wanted
+
+
+def together(draw: random.Random, dims: dict[str, int]) -> dict[str, int]:
+    """Width and heads larger by one factor, as a person would have them; the feed-forward block by another."""
+    factor, other = draw.choice((1.25, 1.5, 2, 3)), draw.choice((1, 1.25, 1.5, 2, 3))
+    wanted = {key: round(dims[key] * factor) for key in ("hidden_size", "num_heads")}
+    groups = dims["num_heads"] // (dims["num_kv_heads"] or dims["num_heads"])
+    wanted["num_heads"] -= wanted["num_heads"] % groups
+    if dims["num_kv_heads"] and dims["num_heads"] != dims["num_kv_heads"]:
+        wanted["num_kv_heads"] = wanted["num_heads"] // groups
+    return {**wanted, "ffn_size": round(dims["ffn_size"] * other)}
 
 
 def random_small(draw: random.Random) -> tuple[str, dict[str, Any]]:
