@@ -23,6 +23,7 @@ from ligo.data.sources import documents
 from ligo.growth.plan import plan_growth
 from ligo.instruction.seeds import read_seeds
 from ligo.instruction.teachers.replay import read_completions
+from ligo.reports.collect import load_run
 from ligo.reports.html import write_report
 from ligo.tracking.jsonl import JsonlTracker, read_records
 from tests.families.tiny import RMS_DECODERS
@@ -179,13 +180,13 @@ def test_metrics(tmp_path: Path, data: st.DataObject) -> None:
     found = words_or(lambda: read_records(metrics))
     for record in found or ():
         assert {"arm", "step"} <= set(record)
-    words_or(lambda: write_report([metrics.parent], tmp_path / "report.html"))
+    words_or(lambda: load_run(metrics.parent))
     tracker = JsonlTracker(metrics, tmp_path / "run" / "summary.json")
     if words_or(lambda: [tracker.rewind("grown", 1)]) is not None:
         assert read_records(metrics) == [r for r in found if r["arm"] != "grown" or r["step"] <= 1]
 
 
-@few
+@settings(few, max_examples=12)
 @given(st.data())
 def test_summaries_and_plans_of_a_report(tmp_path: Path, data: st.DataObject) -> None:
     folder = tmp_path / "run"
