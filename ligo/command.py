@@ -1,11 +1,11 @@
-"""What every command line has in common: help, errors without traceback, exit codes, Hydra's multirun."""
+"""What every command line has in common: help, how it ends, secrets that were typed, Hydra's multirun."""
 
 from __future__ import annotations
 
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,12 @@ from ligo.config import (
     strip_plus,
 )
 from ligo.core import distributed
-from ligo.core.errors import EXIT_INTERRUPTED, EXIT_PREEMPTED, ConfigError, Interrupted, LigoError
+from ligo.core.ending import ending
+from ligo.core.errors import EXIT_PREEMPTED, ConfigError, Interrupted
 from ligo.core.launcher import end_with_launcher
 from ligo.core.libraries import share_cores
+from ligo.core.log import warn
+from ligo.core.redact import redact
 
 Task = Callable[[Any, str], None]
 """A command's work: the config, and the same as resolved YAML."""
@@ -31,30 +34,24 @@ Task = Callable[[Any, str], None]
 
 def main(task: Task, description: str, examples: tuple[str, ...], command: Options = GROW) -> None:
     """Compose the config from sys.argv, or read it from `--config FILE`, run the task, and exit with the documented code."""
-    end_with_launcher()
-    distributed.adopt_slurm_variables()
-    share_cores()
-    for number in (signal.SIGTERM, signal.SIGUSR1):  # what clusters send before they take the machine away
-        signal.signal(number, _preempted)
-    # deepspeed's launcher appends --local_rank=N; the LOCAL_RANK variable says the same
-    arguments = [a for a in sys.argv[1:] if not a.startswith("--local_rank")]
-    if {"-h", "--help"} & set(arguments):
-        print(help_text(description, examples, command))
-        sys.exit(0)
-    try:
-        if {"-m", "--multirun"} & set(arguments):
+    with ending():
+        end_with_launcher()
+        distributed.adopt_slurm_variables()
+        share_cores()
+        for number in (
+            signal.SIGTERM,
+            signal.SIGUSR1,
+        ):  # what clusters send before they take the machine away
+            signal.signal(number, _preempted)
+        # deepspeed's launcher appends --local_rank=N; the LOCAL_RANK variable says the same
+        arguments = [a for a in sys.argv[1:] if not a.startswith("--local_rank")]
+        if {"-h", "--help"} & set(arguments):
+            print(help_text(description, examples, command))
+        elif {"-m", "--multirun"} & set(arguments):
+            refuse_secrets(arguments, "a sweep writes its options down for the runs that it starts")
             _multirun(task, arguments, command)
         else:
             task(*read_config(arguments, command))
-    except LigoError as error:
-        _complain(f"{type(error).__name__}: {error}")
-        sys.exit(error.exit_code)
-    except BrokenPipeError:  # the reader, `head` say, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
-    except KeyboardInterrupt:
-        _complain("interrupted; the same command goes on from the last finished stage or checkpoint")
-        sys.exit(EXIT_INTERRUPTED)
 
 
 def read_config(arguments: list[str], command: Options = GROW) -> tuple[Any, str]:
@@ -64,6 +61,10 @@ def read_config(arguments: list[str], command: Options = GROW) -> tuple[Any, str
         ConfigError: as `compose_options` does, or there are options beside the file.
     """
     if "--config" not in arguments:
+        if typed := _with_secret(arguments):
+            warn(
+                f"{typed} holds a secret, which lists of processes and shells show; it is kept out of all files"
+            )
         return compose_options(arguments, command)
     if len(arguments) != 2 or arguments[0] != "--config":
         raise ConfigError(
@@ -71,6 +72,25 @@ def read_config(arguments: list[str], command: Options = GROW) -> tuple[Any, str
             "  Try: --config FILE alone, or the options without it"
         )
     return compose_from_file(Path(arguments[1]), command)
+
+
+def refuse_secrets(
+    arguments: Iterable[str],
+    why: str,
+    instead: str = "export it as a variable, and 'KEY=${oc.env:VARIABLE}' in its place",
+) -> None:
+    """Refuse options that hold a secret where others must be able to read them as they are.
+
+    Raises:
+        ConfigError: the option is named, without the secret.
+    """
+    if typed := _with_secret(arguments):
+        raise ConfigError(f"{typed} holds a secret, and {why}.\n  Try: {instead}")
+
+
+def _with_secret(arguments: Iterable[str]) -> str | None:
+    """The first option that holds a secret, its secret left out."""
+    return next((redact(argument) for argument in arguments if redact(argument) != argument), None)
 
 
 def _preempted(number: int, _frame: object) -> None:
@@ -125,10 +145,5 @@ def help_text(description: str, examples: tuple[str, ...], command: Options) -> 
         + "\n".join("  " + line for line in defaults.splitlines())
         + "\n\nOr --config FILE alone: a file that holds all of them, such as a run's config.yaml."
         "\n\nExit codes: 0 ok, 2 usage or config, 3 data, 4 checkpoint, 5 memory or disk, 6 numerics, "
-        "75 pre-empted, 130 interrupted."
+        "75 pre-empted, 130 interrupted; 1 an error of ligo, whose traceback LIGO_DEBUG=1 shows."
     )
-
-
-def _complain(message: str) -> None:
-    rank = distributed.rank()
-    print(message if rank == 0 else f"rank {rank}: {message}", file=sys.stderr, flush=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -307,7 +307,7 @@ def compose_options(arguments: list[str], command: Options) -> tuple[Any, str]:
         try:
             composed = hydra_compose(command.root, overrides)
             config = OmegaConf.to_object(composed)
-        except (HydraException, OmegaConfBaseException) as error:
+        except (HydraException, OmegaConfBaseException, ValueError, OverflowError) as error:
             raise ConfigError(_readable(error, command)) from error
     command.check(config)
     return config, OmegaConf.to_yaml(composed, resolve=True)
@@ -330,7 +330,7 @@ def compose_from_file(path: Path, command: Options) -> tuple[Any, str]:
         raise ConfigError(
             f"--config {path} cannot be read: {error.strerror}.\n  Try: --config RUN/config.yaml"
         ) from error
-    except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
+    except (OmegaConfBaseException, yaml.YAMLError, ValueError, OverflowError) as error:
         raise ConfigError(
             f"{path} holds no config: {_readable(error, command)}.\n  Try: --config RUN/config.yaml"
         ) from error
@@ -592,13 +592,14 @@ def _checked(argument: str, known: list[str], command: Options) -> str:
         return f"++{bare}={value}"
     if bare not in known:
         close = nearest(bare, known) or nearest(bare.split(".")[-1], [k.split(".")[-1] for k in known])
-        full = next((k for k in known if k == close or k.split(".")[-1] == close), None)
+        full = close if close in known else next((k for k in known if k.split(".")[-1] == close), None)
+        help_lists = f"python -m ligo.{command.root} --help lists them all"
         raise ConfigError(
             f"there is no option '{bare}'."
             + (
                 f"\n  Try: {full}={value}"
                 if full
-                else f"\n  Try: python -m ligo.{command.root} --help lists them all"
+                else f" The nearest is {nearest(bare, known, however_far=True)}.\n  Try: {help_lists}"
             )
         )
     if bare.endswith(_PATHS) and value and value != "null" and value[0] not in "'\"":
@@ -618,7 +619,9 @@ def _flat_keys(tree: Any, prefix: str = "") -> list[str]:
 
 
 def _readable(error: Exception, command: Options) -> str:
-    """The telling lines of a Hydra or OmegaConf error."""
+    """The telling lines of a Hydra or OmegaConf error; of one about an unknown key, the nearest there is."""
+    if unknown := unknown_key(error):
+        return unknown
     cause = error.__cause__ if error.__cause__ is not None else error
     lines = [line.strip() for line in f"{error}\n{cause}".splitlines() if line.strip()]
     telling = list(
@@ -634,6 +637,19 @@ def _readable(error: Exception, command: Options) -> str:
         else f"python -m ligo.{command.root} --help lists the options and their defaults"
     )
     return f"the configuration cannot be composed: {message}\n  Try: {hint}"
+
+
+def unknown_key(error: BaseException | None) -> str | None:
+    """What to say of an error of Hydra or OmegaConf that is about a key of ours which there is not; else None."""
+    while error is not None:
+        section, key = getattr(error, "object_type", None), getattr(error, "key", None)
+        names = [field.name for field in fields(section)] if is_dataclass(section) else []
+        if isinstance(key, str) and names and key not in names:
+            full = str(getattr(error, "full_key", None) or key)
+            close = full.removesuffix(key) + str(nearest(key, names, however_far=True))
+            return f"there is no option '{full}'.\n  Try: {close}=VALUE"
+        error = error.__cause__
+    return None
 
 
 GROW = Options("grow", GrowConfig, _SCHEMAS, check)

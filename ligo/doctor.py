@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from ligo.core.distributed import adopt_launcher_variables, rank, world_size
-from ligo.core.errors import LigoError
+from ligo.core.ending import ending
 from ligo.core.log import say
 from ligo.preflight.finding import Finding, redact
 from ligo.preflight.machine import machine_findings
@@ -32,6 +32,12 @@ def look(folder: Path, timeout_s: float) -> list[Finding]:
 
 
 def main() -> None:
+    with ending():
+        report()
+
+
+def report() -> None:
+    """Look, and end with a block for a bug report and the exit code of the first thing that would not work."""
     parser = argparse.ArgumentParser(prog="python -m ligo.doctor", description=__doc__)
     parser.add_argument(
         "folder", nargs="?", type=Path, default=Path("runs"), help="where runs are to lie (default: runs)"
@@ -40,11 +46,7 @@ def main() -> None:
         "--timeout", type=float, default=60.0, help="seconds to wait for each rank (default: 60)"
     )
     arguments = parser.parse_args()
-    try:
-        findings = look(arguments.folder, arguments.timeout)
-    except LigoError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    findings = look(arguments.folder, arguments.timeout)
     failed = [finding for finding in findings if finding.level == "failed"]
     say("\nfor a bug report (no names, paths or secrets in it):\n")
     say("```\n" + redact(f"ligo.doctor, {world_size()} rank(s)\n" + "\n".join(map(str, findings))) + "\n```")

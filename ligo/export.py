@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
-from ligo.core.errors import CheckpointError, LigoError
+from ligo.core.ending import ending
+from ligo.core.errors import CheckpointError
 from ligo.core.files import folder_aside
 from ligo.core.log import say
 from ligo.training.export import export_checkpoint
@@ -43,11 +43,8 @@ def main() -> None:
     )
     parser.add_argument("folder", type=Path, metavar="DIR", help="is made")
     arguments = parser.parse_args()
-    try:
+    with ending():
         export(arguments.checkpoint, arguments.folder)
-    except LigoError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
     say(f"wrote {arguments.folder}")
 
 

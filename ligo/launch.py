@@ -9,8 +9,10 @@ from pathlib import Path
 
 import yaml
 
+from ligo.command import refuse_secrets
 from ligo.config import GrowConfig, compose
-from ligo.core.errors import ConfigError, LigoError, nearest
+from ligo.core.ending import ending
+from ligo.core.errors import ConfigError, nearest
 from ligo.core.files import write_text
 from ligo.core.run import config_hash
 from ligo.grow import run_folder
@@ -51,8 +53,14 @@ def write_resolved(config: GrowConfig, resolved: str) -> Path:
     """Write the options where the run will lie; another config of the same folder gets another file.
 
     Raises:
+        ConfigError: one of them holds a secret.
         ResourceError: the folder cannot be written.
     """
+    why, instead = (
+        "the ranks read their options from a file",
+        "the launcher itself: torchrun ... -m ligo.grow OPTIONS",
+    )
+    refuse_secrets(resolved.splitlines(), why, instead)
     folder = run_folder(config, config_hash(yaml.safe_load(resolved)))
     path = folder / f"launched-{hashlib.sha256(resolved.encode()).hexdigest()[:8]}.yaml"
     write_text(path, resolved)
@@ -67,15 +75,12 @@ def main() -> None:
     if not own or not dashes or {"-h", "--help"} & set(own):
         print(USAGE)
         sys.exit(0 if {"-h", "--help"} & set(own) else 2)
-    try:
+    with ending():
         start = command(own[0], own[1:], write_resolved(*compose(options)))
-        os.execvp(start[0], start)
-    except FileNotFoundError:
-        print(f"ConfigError: {start[0]} is not installed here.\n  Try: torchrun", file=sys.stderr)
-        sys.exit(2)
-    except LigoError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        try:
+            os.execvp(start[0], start)
+        except FileNotFoundError:
+            raise ConfigError(f"{start[0]} is not installed here.\n  Try: torchrun") from None
 
 
 if __name__ == "__main__":

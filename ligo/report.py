@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
-from ligo.core.errors import LigoError
+from ligo.core.ending import ending
 from ligo.core.log import say
 from ligo.reports.html import write_report, write_study_report
 
@@ -27,16 +26,13 @@ def main() -> None:
         "--out", type=Path, help="HTML file to write (default: report.html in the first path)"
     )
     arguments = parser.parse_args()
-    try:
+    with ending():
         first, out = arguments.runs[0], arguments.out or arguments.runs[0] / "report.html"
         if len(arguments.runs) == 1 and (first / "study.json").exists():
             written = write_study_report(first, out)
         else:
             written = [write_report(run_folders(arguments.runs), out)]
         say("\n".join(map(str, written)))
-    except LigoError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from ligo.config import (
     compose,
     conf_dir,
     options,
+    unknown_key,
 )
 from ligo.core.errors import ConfigError, LigoError, PlanError, nearest
 from ligo.core.log import progress
@@ -114,10 +115,11 @@ def compose_sweep(arguments: Sequence[str]) -> tuple[SweepConfig, list[str]]:
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         try:
             config = OmegaConf.to_object(hydra_compose("sweep", overrides))
-        except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+        except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, OverflowError) as error:
             cause = "; ".join(line.strip() for line in str(error.__cause__ or error).splitlines())
             raise ConfigError(
-                f"the study cannot be composed: {cause}\n  Try: python -m ligo.sweep --help lists the options"
+                unknown_key(error)
+                or f"the study cannot be composed: {cause}\n  Try: python -m ligo.sweep --help lists the options"
             ) from error
     assert isinstance(config, SweepConfig)
     grid.check(config.study)

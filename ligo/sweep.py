@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -10,8 +9,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import NoReturn
 
+from ligo.command import refuse_secrets
 from ligo.config import options
-from ligo.core.errors import EXIT_INTERRUPTED, EXIT_PREEMPTED, ConfigError, Interrupted, LigoError
+from ligo.core.ending import ending
+from ligo.core.errors import EXIT_PREEMPTED, ConfigError, Interrupted
 from ligo.core.log import say
 from ligo.study import compose_sweep, make_cells
 from ligo.sweeps.attempt import log_tail
@@ -55,6 +56,7 @@ def main(arguments: Sequence[str]) -> None:
 
 def sweep(arguments: Sequence[str]) -> None:
     """Run a study, or a grid, to its end; nothing starts before every arm has been composed, checked and planned."""
+    refuse_secrets(arguments, "a sweep writes its options down for the runs that it starts")
     config, grow_options = compose_sweep(arguments)
     cells = make_cells(config.study, grow_options)
     say(
@@ -120,13 +122,5 @@ def _stopped(number: int, _frame: object) -> NoReturn:
 if __name__ == "__main__":
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, _stopped)
-    try:
+    with ending("the same command goes on with what is missing"):
         main(sys.argv[1:])
-    except LigoError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on with what is missing", file=sys.stderr)
-        sys.exit(EXIT_INTERRUPTED)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import sys
 from pathlib import Path
 
 import yaml
 
-from ligo.core.errors import DataError, LigoError
+from ligo.core.ending import ending
+from ligo.core.errors import DataError
 from ligo.core.files import read_json
 from ligo.core.log import progress, say
 from ligo.core.run import Run
@@ -59,11 +59,8 @@ def main() -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="a run folder")
     parser.add_argument("--mode", choices=("offline", "online"), default="offline")
     arguments = parser.parse_args()
-    try:
+    with ending():
         wandb_id = sync(arguments.run, arguments.mode)
-    except LigoError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
     if arguments.mode == "offline":
         say(f"to send it: wandb sync {arguments.run}/wandb/offline-run-*-{wandb_id}")
 

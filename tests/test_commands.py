@@ -460,7 +460,7 @@ def test_a_run_folder_that_is_a_file_ends_with_code_5(
         f"run.dir={tmp_path / 'file'}",
     )
     assert code == 5
-    assert "Try another folder: run.dir=DIR" in capsys.readouterr().err
+    assert "Try: another folder, run.dir=DIR" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from ligo.checkpoint.reader import file_inside
 from ligo.core.errors import disk_full
 from ligo.core.files import read_json, write_json, write_text
 from ligo.core.log import warn
+from ligo.core.redact import public_name, published, without_paths
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -95,8 +96,8 @@ def write_stock_files(folder: Path, *, config: Mapping[str, Any], source_folder:
     dtype = config.get("dtype") or config.get("torch_dtype")
     if dtype is None:
         raise ValueError("the config of a model that is written names the dtype of its weights")
-    published = {key: value for key, value in config.items() if key != "torch_dtype"} | {"dtype": str(dtype)}
-    write_json(folder / "config.json", without_paths(published))
+    settings = {key: value for key, value in config.items() if key != "torch_dtype"} | {"dtype": str(dtype)}
+    write_json(folder / "config.json", without_paths(settings))
     write_json(folder / "generation_config.json", _generation_config(config, source_folder))
     _copy_tokenizer(source_folder, folder)
 
@@ -155,34 +156,8 @@ def model_card(card: ModelCard, *, config: Mapping[str, Any], license_fields: Ma
     )
 
 
-def public_name(name: str) -> str:
-    """A name that may be published: a hub id or plain name as it is, the last part of anything else."""
-    is_hub_id = re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", name)
-    if is_hub_id and not ("/" in name and Path(name).exists()):
-        return name
-    parts = [part for part in re.split(r"[/\\:]", name) if part not in ("", ".", "..", "~")]
-    return parts[-1] if parts else "checkpoint"
-
-
-# An absolute path or one from the home folder, not inside a URL or a fraction such as 1/2.
-_LOCAL_PATH = re.compile(r"(?<![\w:/.\\])(?:(?:~|\.{1,2}|/[\w.+-]+)/|[A-Za-z]:[\\/]|\\\\)[^\s'\"`,;)]*")
-
-
-def without_paths(value: Any) -> Any:
-    """`value`, JSON data of any depth, without name_or_path keys and with paths cut to their last part."""
-    if isinstance(value, Mapping):
-        return {
-            key: without_paths(item) for key, item in value.items() if not str(key).endswith("name_or_path")
-        }
-    if isinstance(value, (list, tuple)):
-        return [without_paths(item) for item in value]
-    if isinstance(value, str):
-        return _LOCAL_PATH.sub(lambda match: public_name(match[0]), value)
-    return value
-
-
 def _published(card: ModelCard) -> dict[str, Any]:
-    return {**without_paths(asdict(card)), "base_model": public_name(card.base_model)}
+    return {**published(asdict(card)), "base_model": public_name(card.base_model)}
 
 
 def _cell(value: Any) -> str:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from ligo.core.errors import ConfigError, nearest
 
+_LARGEST_SHOWN = 1e300  # larger integers are no floating-point numbers
+
 
 def check_choice(key: str, value: str, choices: Sequence[str]) -> None:
     """Refuse a word that is none of the choices.
@@ -26,10 +28,12 @@ def check_between(key: str, value: float, low: float, high: float = math.inf, *,
     Raises:
         ConfigError: the key, the value and the range are named.
     """
-    inside = math.isfinite(value) and (low < value if above else low <= value) and value <= high
+    inside = -math.inf < value < math.inf and (low < value if above else low <= value) and value <= high
     if not inside:
         words = f"above {low:g}" if above else f"at least {low:g}"
         limit = "" if high == math.inf else f" and at most {high:g}"
         nearest = high if value > high else low
         hint = f"leave {key} out to get its default" if above and nearest == low else f"{key}={nearest:g}"
-        raise ConfigError(f"{key}={value:g} must be {words}{limit}.\n  Try: {hint}")
+        digits = isinstance(value, int) and abs(value) > _LARGEST_SHOWN
+        shown = "a number of hundreds of digits" if digits else f"{value:g}"
+        raise ConfigError(f"{key}={shown} must be {words}{limit}.\n  Try: {hint}")

@@ -1,7 +1,7 @@
 """Errors that say what is wrong with the value, why, and what to type instead.
 
 Exit codes: 0 ok, 2 usage or config, 3 data, 4 checkpoint, 5 memory or disk, 6 numerics,
-75 pre-empted (start again to go on), 130 interrupted.
+75 pre-empted (start again to go on), 130 interrupted; 1 an error of ligo itself.
 """
 
 from __future__ import annotations
@@ -39,6 +39,10 @@ class DataError(LigoError):
     exit_code = 3
 
 
+class DamagedError(DataError, ValueError):
+    """A file of ligo's own that is not as it was written."""
+
+
 class CheckpointError(LigoError):
     """A checkpoint that cannot be found or cannot be used."""
 
@@ -65,9 +69,9 @@ class Interrupted(LigoError):
         self.exit_code = exit_code
 
 
-def nearest(word: str, options: Iterable[str]) -> str | None:
-    """The option that looks most like `word`, or None when none comes close."""
-    matches = difflib.get_close_matches(word, list(options), n=1, cutoff=0.5)
+def nearest(word: str, options: Iterable[str], *, however_far: bool = False) -> str | None:
+    """The option that looks most like `word`, or None when there is none, or none comes close."""
+    matches = difflib.get_close_matches(word, list(options), n=1, cutoff=0.0 if however_far else 0.5)
     return matches[0] if matches else None
 
 
@@ -103,11 +107,11 @@ def disk_full(error: OSError, where: object, *, kept: bool = False) -> LigoError
         kept: whether the same command goes on from what has been written.
     """
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        go_on = " and start again: what is finished is kept aside" if kept else ""
+        go_on = " and start again, what is finished is kept aside" if kept else ""
         return ResourceError(
             f"the disk is full while writing {where}; nothing was left there under its final name.\n"
-            f"  Free some space{go_on}, or choose another folder: run.dir=DIR"
+            f"  Try: free some space{go_on}; or another folder, run.dir=DIR"
         )
     return ResourceError(
-        f"cannot write {where}: {error.strerror or error}.\n  Try another folder: run.dir=DIR"
+        f"cannot write {where}: {error.strerror or error}.\n  Try: another folder, run.dir=DIR"
     )

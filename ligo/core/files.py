@@ -1,4 +1,4 @@
-"""Files that are either whole under their final name, or not there."""
+"""Files that are either whole under their final name, or not there; none with a secret in it."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from ligo.core.errors import ResourceError, disk_full
+from ligo.core.errors import DamagedError, ResourceError, disk_full
+from ligo.core.redact import redact, redact_page
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` aside, flush it to disk, then rename it to `path`.
+    """Write `text`, its secrets left out, aside, flush it to disk, then rename it to `path`.
 
     Raises:
         ResourceError: the disk is full or cannot be written.
     """
     aside = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    text = redact_page(text) if path.suffix == ".html" else redact(text)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(aside, "w", encoding="utf-8") as file:
@@ -40,8 +42,34 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """Read a JSON file.
+
+    Raises:
+        DamagedError: it holds something else; it is also a ValueError, for those who can do without the file.
+        OSError: it cannot be read.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise DamagedError(
+            f"{path} is damaged: {error}.\n  Try: the file as it was; or move its folder away, and start again"
+        ) from error
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON file that holds an object.
+
+    Raises:
+        DamagedError: it holds something else.
+        OSError: it cannot be read.
+    """
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise DamagedError(
+            f"{path} is damaged: it holds a {type(value).__name__}, not an object.\n"
+            "  Try: the file as it was; or move its folder away, and start again"
+        )
+    return value
 
 
 @contextmanager
@@ -124,6 +152,12 @@ def _put_in_place(aside: Path, final: Path) -> None:
         if file.is_file():
             with open(file, "rb") as handle:
                 os.fsync(handle.fileno())
-    if final.exists():
-        shutil.rmtree(final)
+    if not final.exists():
+        os.rename(aside, final)
+        return
+    # removing a large folder takes seconds, in which a kill would leave none under the name
+    replaced = aside.with_name(f"{aside.name}-replaced")
+    shutil.rmtree(replaced, ignore_errors=True)
+    os.rename(final, replaced)
     os.rename(aside, final)
+    shutil.rmtree(replaced)

@@ -1,7 +1,8 @@
 """One writer per folder: a file that says who holds it, locked while its holder lives.
 
-The lock (flock) ends with the process, however that ends. Where a file system does not carry locks from one
-machine to the next, a heartbeat tells a holder elsewhere that lives from one that is gone.
+The lock (flock) ends with the process, however that ends. Where a file system does not carry locks from one machine to the
+next, a heartbeat tells a holder elsewhere that lives from one that is gone: it is waited for, and no two clocks are compared,
+which may be apart or jump.
 """
 
 from __future__ import annotations
@@ -13,17 +14,19 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from ligo.core.errors import CheckpointError, disk_full
-from ligo.core.log import warn
+from ligo.core.log import say, warn
 
 LEASE = "LEASE"
 _HEARTBEAT_S = 10.0
-_STALE_AFTER_S = 60.0
+_GONE_AFTER_S = 30.0
+"""Without a heartbeat."""
+_TRIES, _BETWEEN_TRIES_S = 10, 0.05  # who only looks whether the lock is held holds it for an instant
 
 
 @contextmanager
@@ -50,23 +53,16 @@ def lease(folder: Path) -> Iterator[None]:
         finally:
             ended.set()
             beating.join()
-            os.ftruncate(handle, 0)  # nobody holds it; the file stays, for whoever waits at it
+            with suppress(OSError):
+                os.ftruncate(handle, 0)  # nobody holds it; the file stays, for whoever waits at it
     finally:
         os.close(handle)
 
 
 def _acquire(handle: int, path: Path) -> None:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        locked = True
-    except BlockingIOError:
-        locked = False
-    except OSError:  # a file system without locks
-        locked = True
-    holder = _read(handle)
-    age = time.time() - os.fstat(handle).st_mtime
+    locked, holder = _lock(handle), _read(handle)
     elsewhere = holder is not None and holder["host"] != socket.gethostname()
-    if not locked or (elsewhere and age < _STALE_AFTER_S):
+    if not locked or (elsewhere and _beats(path)):
         who = (
             "another process"
             if holder is None
@@ -77,11 +73,41 @@ def _acquire(handle: int, path: Path) -> None:
             "  Try: wait for it, stop it, or another run.dir=DIR"
         )
     if holder is not None:
-        warn(
-            f"process {holder['pid']} on {holder['host']} held {path.parent} and is gone "
-            f"(last seen {age:.0f} s ago); taking over"
-        )
-    _write(handle)
+        warn(f"process {holder['pid']} on {holder['host']} held {path.parent} and is gone; taking over")
+    try:
+        _write(handle)
+    except OSError as error:
+        raise disk_full(error, path) from error
+
+
+def _lock(handle: int) -> bool:
+    for _ in range(_TRIES):
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(_BETWEEN_TRIES_S)
+        except OSError:  # a file system without locks
+            return True
+        else:
+            return True
+    return False
+
+
+def _beats(path: Path) -> bool:
+    """Whether the file's time changes while one looks on."""
+    say(f"somebody on another machine held {path.parent}: looking {_GONE_AFTER_S:.0f} s for signs of life")
+    before, end = _beat_time(path), time.monotonic() + _GONE_AFTER_S
+    while time.monotonic() < end:
+        time.sleep(_GONE_AFTER_S / 30)
+        if _beat_time(path) != before:
+            return True
+    return False
+
+
+def _beat_time(path: Path) -> int:
+    """Opened anew each time, which is when network file systems ask their server."""
+    with open(path, "rb") as file:
+        return os.fstat(file.fileno()).st_mtime_ns
 
 
 def _read(handle: int) -> dict[str, Any] | None:
@@ -107,7 +133,8 @@ def _write(handle: int) -> None:
 
 def _beat(handle: int, ended: threading.Event) -> None:
     while not ended.wait(_HEARTBEAT_S):
-        os.utime(handle)
+        with suppress(OSError):  # a server that does not answer now may do so in time for the next one
+            os.utime(handle)
 
 
 def _boot_id() -> str:

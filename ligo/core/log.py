@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ligo.core.distributed import is_main
+from ligo.core.redact import redact
 
 _PLAIN_INTERVAL_S = 5.0
 
@@ -20,13 +21,13 @@ _PLAIN_INTERVAL_S = 5.0
 def say(*parts: object) -> None:
     """Print a line from rank 0, at once."""
     if is_main():
-        print(*parts, flush=True)
+        print(redact(" ".join(map(str, parts))), flush=True)
 
 
 def warn(message: str) -> None:
     """Print a warning to standard error from rank 0."""
     if is_main():
-        print(f"warning: {message}", file=sys.stderr, flush=True)
+        print(f"warning: {redact(message)}", file=sys.stderr, flush=True)
 
 
 class Progress:

@@ -19,6 +19,7 @@ import platform
 import shlex
 import subprocess
 import sys
+import traceback
 import uuid
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -29,8 +30,9 @@ from pathlib import Path
 from typing import Any
 
 from ligo.core.errors import ConfigError, Interrupted, LigoError
-from ligo.core.files import read_json, write_json, write_text
+from ligo.core.files import read_object, write_json, write_text
 from ligo.core.lease import lease
+from ligo.core.redact import redact
 
 _VERSIONS_OF = ("ligo", "torch", "transformers", "deepspeed", "safetensors", "tokenizers", "wandb", "numpy")
 
@@ -56,6 +58,17 @@ class Run:
     """One execution, in one folder. Only rank 0 writes."""
 
     folder: Path
+
+    def __post_init__(self) -> None:
+        """
+        Raises:
+            ConfigError: its name, or that of its study, is a secret.
+        """
+        for name in (self.folder.name, self.folder.parent.name):
+            if redact(name) != name:
+                raise ConfigError(
+                    f"a run folder would be named by a secret: {redact(name)}.\n  Try: another run.dir=DIR"
+                )
 
     @property
     def plan(self) -> Path:
@@ -98,7 +111,7 @@ class Run:
     @property
     def id(self) -> str:
         """Drawn when the folder was begun; its checkpoints carry it, and those of other runs are not loaded."""
-        return str(read_json(self.folder / "manifest.json").get("run_id", ""))
+        return str(read_object(self.folder / "manifest.json").get("run_id", ""))
 
     def checkpoints(self, arm: str) -> Path:
         return self.folder / "checkpoints" / arm
@@ -113,7 +126,7 @@ class Run:
         manifest = self.folder / "manifest.json"
         wanted = config_hash(config)
         if manifest.exists():
-            there = read_json(manifest).get("config_hash")
+            there = read_object(manifest).get("config_hash")
             if there != wanted:
                 raise ConfigError(
                     f"{self.folder} holds a run with another config ({there}, now {wanted}); "
@@ -130,7 +143,7 @@ class Run:
         Raises:
             ConfigError: the folder was begun with another checkpoint or text under the same name.
         """
-        manifest = read_json(self.folder / "manifest.json")
+        manifest = read_object(self.folder / "manifest.json")
         for what, now in fingerprints.items():
             if manifest.get("inputs", fingerprints)[what] != now:
                 raise ConfigError(
@@ -160,13 +173,21 @@ class Run:
             reason = str(error).splitlines()[0] if isinstance(error, LigoError) else repr(error)
             with suppress(LigoError):  # the disk may be what is full
                 self.set_status("interrupted" if stopped else f"failed: {reason}")
+                if not stopped and not isinstance(error, LigoError):
+                    self._keep_traceback(error)
             raise
         self.set_status("done")
+
+    def _keep_traceback(self, error: BaseException) -> None:
+        """Users are told in words; what nobody foresaw may have come after days, and is not thrown away."""
+        path = self.folder / "logs" / "traceback.txt"
+        write_text(path, "".join(traceback.format_exception(error)))
+        error.add_note(f"The traceback is in {path}.")
 
     def stage_results(self) -> dict[str, Any]:
         """Finished stages and what each found."""
         path = self.folder / "stages.json"
-        return dict(read_json(path)) if path.exists() else {}
+        return read_object(path) if path.exists() else {}
 
     def finish_stage(self, stage: str, result: dict[str, Any]) -> None:
         write_json(self.folder / "stages.json", {**self.stage_results(), stage: result})

@@ -19,7 +19,7 @@ import numpy as np
 
 from ligo.core.checks import check_choice
 from ligo.core.errors import ConfigError, DataError, nearest
-from ligo.data.sources import jsonl_records, text_lines
+from ligo.data.sources import check_characters, jsonl_records, text_lines
 
 IGNORED = -100
 """Label of a token that the loss leaves out, as torch's cross-entropy has it."""
@@ -135,9 +135,12 @@ def records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         return
     try:
         found = json.loads("".join(text_lines(path)))
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
+        line, at = "", str(error)
+        if isinstance(error, json.JSONDecodeError):
+            line, at = f", line {error.lineno}", f"{error.msg} at column {error.colno}"
         raise DataError(
-            f"{path}, line {error.lineno}: not JSON ({error.msg} at column {error.colno}).\n"
+            f"{path}{line}: not JSON ({at}).\n"
             "  Try: correct it, or rename it to .jsonl if each line is a record"
         ) from error
     if not isinstance(found, list):
@@ -150,6 +153,7 @@ def records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             raise DataError(
                 f"{where}: a {type(record).__name__}, but a record with keys is needed.\n  Try: {_EXAMPLE}"
             )
+        check_characters(where, record)
         yield where, record
 
 

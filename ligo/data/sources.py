@@ -210,9 +210,10 @@ def jsonl_records(
         where = f"{file}, line {number}"
         try:
             record = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
+            at = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
             raise DataError(
-                f"{where}: not JSON ({error.msg} at column {error.colno}): {line.strip()[:60]!r}.\n"
+                f"{where}: not JSON ({at}): {line.strip()[:60]!r}.\n"
                 f"  Each line must be one record, such as {example}.\n"
                 "  Try: correct or remove that line"
             ) from error
@@ -221,7 +222,24 @@ def jsonl_records(
                 f"{where}: a {type(record).__name__}, but a record with keys is needed.\n"
                 f"  Try: {example} on each line"
             )
+        if "\\ud" in line.lower():
+            check_characters(where, record)
         yield where, record
+
+
+def check_characters(where: str, value: Any) -> None:
+    """Refuse half a character, which JSON can write (\\ud83d) and no tokenizer can read.
+
+    Raises:
+        DataError: there is one.
+    """
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = f"\\u{ord(error.object[error.start]):x}"
+        raise DataError(
+            f"{where}: {half} is half a character, and its other half is missing.\n  Try: remove {half} there"
+        ) from error
 
 
 def _parquet_records(file: Path, config: DataConfig) -> Iterator[tuple[str, dict[str, Any]]]:

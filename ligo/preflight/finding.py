@@ -9,6 +9,8 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ligo.core import redact as secrets
+
 LEVELS = ("ok", "note", "warning", "failed")
 
 
@@ -30,8 +32,7 @@ class Finding:
         return f"{self.topic:<12}{mark}{self.found}{hint}"
 
 
-_SECRET_NAMES = re.compile(r"TOKEN|KEY|SECRET|PASSWORD|PASSWD|CREDENTIAL", re.IGNORECASE)
-_SECRETS = re.compile(r"\b(?:hf_|sk-|ghp_|github_pat_|wandb_v1_)[\w-]{8,}|\b[0-9a-f]{40}\b")
+_SHA1 = re.compile(r"\b[0-9a-f]{40}\b")  # older keys of W&B look like that
 _ADDRESSES = re.compile(r"\b\d{1,3}(?:\.\d{1,3}){3}\b")
 _PATHS = re.compile(r"(?<![\w.~])~?(?:/[\w.+@%~-]+)+/?")
 
@@ -39,10 +40,7 @@ _PATHS = re.compile(r"(?<![\w.~])~?(?:/[\w.+@%~-]+)+/?")
 def redact(text: str, environment: Mapping[str, str] | None = None) -> str:
     """The text without secrets, host and user names, addresses and absolute paths."""
     environment = os.environ if environment is None else environment
-    for name, value in environment.items():
-        if _SECRET_NAMES.search(name) and len(value) >= 6:
-            text = text.replace(value, "<secret>")
-    text = _SECRETS.sub("<secret>", text)
+    text = _SHA1.sub(secrets.SECRET, secrets.redact(text, environment))
     text = _PATHS.sub("<path>", text)
     text = _ADDRESSES.sub("<address>", text)
     hosts = {socket.gethostname(), socket.getfqdn(), environment.get("MASTER_ADDR", "")}

@@ -6,7 +6,8 @@ Nothing is computed here that the run did not write down; what is missing or dam
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ligo.core.errors import DataError
+from ligo.core.redact import published
 
 ARM_LABELS = {
     "grown": "grown",
@@ -105,6 +107,23 @@ def check_different_names(runs: Sequence[RunRecord]) -> None:
             )
 
 
+@contextmanager
+def as_ligo_writes_them(runs: Sequence[RunRecord]) -> Iterator[None]:
+    """In the block, what goes wrong with plain data is wrong in a file that somebody has changed.
+
+    Raises:
+        DataError: the files are named.
+    """
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        folders = ", ".join(str(run.folder) for run in runs)
+        raise DataError(
+            f"summary.json or plan.json in {folders} is not as ligo writes it: {type(error).__name__}: {error}.\n"
+            "  Try: the command of that run again, with stages=[report]; it is rewritten"
+        ) from error
+
+
 def read_arms(folder: Path, labels: Mapping[Any, Any], warnings: list[str]) -> dict[str, Arm]:
     """The arms in a run's metrics.jsonl; what cannot be read is added to `warnings`."""
     return {
@@ -121,13 +140,16 @@ def read_arms(folder: Path, labels: Mapping[Any, Any], warnings: list[str]) -> d
 def _read_object(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(
-            f"{path} cannot be read: {error}.\n  Run the command of that run again; it is rewritten."
+            f"{path} cannot be read: {error}.\n  Try: the command of that run again; it is rewritten"
         ) from error
     if not isinstance(value, dict):
-        raise DataError(f"{path} holds a {type(value).__name__}, but a JSON object is expected.")
-    return value
+        raise DataError(
+            f"{path} holds a {type(value).__name__}, but a JSON object is expected.\n"
+            "  Try: the command of that run again; it is rewritten"
+        )
+    return dict(published(value))
 
 
 def _records_by_arm(path: Path, warnings: list[str]) -> dict[str, list[dict[str, Any]]]:
@@ -143,7 +165,7 @@ def _records_by_arm(path: Path, warnings: list[str]) -> dict[str, list[dict[str,
         try:
             record = json.loads(line)
             arms.setdefault(str(record["arm"]), []).append(record)
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             left_out = len(lines) - number
             more = f" and the {left_out} after it" if left_out else ", the last one,"
             warnings.append(f"metrics.jsonl: line {number}{more} cannot be read; the curves end before it.")

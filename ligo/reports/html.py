@@ -14,7 +14,13 @@ from typing import Any
 
 from ligo.core import units
 from ligo.core.files import write_json, write_text
-from ligo.reports.collect import ARM_LABELS, RunRecord, check_different_names, load_run
+from ligo.reports.collect import (
+    ARM_LABELS,
+    RunRecord,
+    as_ligo_writes_them,
+    check_different_names,
+    load_run,
+)
 from ligo.reports.figures import Chart, bokeh_script, loss_chart
 from ligo.reports.heatmaps import heat_maps
 from ligo.reports.ledger import PHASE_COLUMNS, TARGET_COLUMNS, phase_rows, target_rows
@@ -150,10 +156,10 @@ def write_report(runs: Sequence[Path], out: Path) -> Path:
     records = [load_run(Path(folder)) for folder in runs]
     check_different_names(records)
     title = records[0].name if len(records) == 1 else f"{len(records)} runs compared"
-    changes = heat_maps(records[0].folder) if len(records) == 1 else None
-    return _write_page(
-        out, title, loss_chart(records), sections=[_section(record) for record in records], changes=changes
-    )
+    with as_ligo_writes_them(records):
+        changes = heat_maps(records[0].folder) if len(records) == 1 else None
+        sections = [_section(record) for record in records]
+        return _write_page(out, title, loss_chart(records), sections=sections, changes=changes)
 
 
 def write_study_report(folder: Path, out: Path) -> list[Path]:

@@ -6,23 +6,37 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ligo.core.errors import disk_full
+from ligo.core.errors import DataError, disk_full
 from ligo.core.files import write_json, write_text
+from ligo.core.redact import redact
 
 MEASURED = ("wall_s", "tokens_per_s", "mfu", "memory_bytes")
 """Keys of a record in which two runs of the same config differ; all others are equal."""
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """All whole lines; a last line that was cut in the middle is left out."""
+    """All whole lines; a last line that was cut in the middle is left out.
+
+    Raises:
+        DataError: another line is no record; it is named.
+    """
     if not path.exists():
         return []
+    lines = path.read_bytes().splitlines()
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for number, line in enumerate(lines, start=1):
         try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+            record = json.loads(line)
+            if not isinstance(record["arm"], str) or not isinstance(record["step"], int):
+                raise TypeError("arm or step")
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            if number == len(lines):
+                break
+            raise DataError(
+                f"{path}, line {number}, is no record ({error}); {len(lines) - number} lines come after it.\n"
+                "  Try: correct or remove that line"
+            ) from error
+        records.append(record)
     return records
 
 
@@ -35,7 +49,7 @@ class JsonlTracker:
     def log(self, record: dict[str, Any]) -> None:
         try:
             with open(self._metrics, "a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
+                file.write(redact(json.dumps(record)) + "\n")
         except OSError as error:
             raise disk_full(error, self._metrics) from error
 

@@ -1,4 +1,4 @@
-"""Weights & Biases as a mirror of metrics.jsonl: offline unless told otherwise."""
+"""Weights & Biases as a mirror of metrics.jsonl: offline unless told otherwise, and told of no place, machine or secret."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ligo.core.errors import require
+from ligo.core.redact import published, redact
 
 
 class WandbTracker:
@@ -27,13 +28,15 @@ class WandbTracker:
         warnings.filterwarnings("ignore", module="wandb")
         self._run = wandb.init(
             mode=mode,
-            project=project,
-            group=group,
-            name=name,
+            project=redact(project),
+            group=redact(group),
+            name=redact(name),
             id=wandb_id or hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12],
             resume="allow",
-            config=config,
+            config=published(config),
             dir=str(folder),
+            # it would send the command line, the program's path and the names of user and machine
+            settings=wandb.Settings(host="", x_disable_meta=True, disable_git=True, disable_code=True),
             job_type="grow",
         )
         for arm in ("small", "learn", "grown", "scratch", "short", "continue"):
@@ -49,7 +52,7 @@ class WandbTracker:
         pass  # a mirror cannot unsay; metrics.jsonl is rewritten, and `python -m ligo.sync` mirrors that
 
     def summary(self, values: dict[str, Any]) -> None:
-        self._run.summary.update(values)
+        self._run.summary.update(published(values))
 
     def finish(self) -> None:
         self._run.finish()

@@ -12,6 +12,7 @@ from ligo.checkpoint.optimizer import MOMENTS, OPTIMIZER_FILE, write_optimizer_f
 from ligo.checkpoint.reader import read_json_object
 from ligo.checkpoint.writer import write_weights
 from ligo.core.files import write_json
+from ligo.core.redact import without_paths
 from ligo.families.base import Family, family_of
 from ligo.families.stock import as_on_disk, skeleton
 from ligo.training.state import WEIGHT, SavedState
@@ -40,7 +41,7 @@ def export_checkpoint(checkpoint: Path, folder: Path, *, moments: bool = False) 
     family, saved = family_of(config), SavedState(state_files(checkpoint))
     folder.mkdir(parents=True, exist_ok=True)
     write_weights(folder, _on_disk(family, saved, WEIGHT))
-    write_json(folder / "config.json", {**config, "dtype": "float32"})
+    write_json(folder / "config.json", without_paths({**config, "dtype": "float32"}))
     if moments and all(set(MOMENTS) <= set(saved.keys_of(name)) for name in saved.names()):
         _write_moments(folder / OPTIMIZER_FILE, family, saved)
 

@@ -12,10 +12,11 @@ from typing import Any
 
 from torch import Tensor
 
-from ligo.checkpoint.assets import inherited_license, public_name, without_paths, write_stock_files
+from ligo.checkpoint.assets import inherited_license, write_stock_files
 from ligo.checkpoint.reader import Checkpoint
 from ligo.checkpoint.writer import write_weights
 from ligo.core.files import write_json, write_text
+from ligo.core.redact import public_name, published
 from ligo.core.run import versions
 from ligo.tuning.adapters import RECORD
 
@@ -71,7 +72,7 @@ def write_adapter_card(folder: Path, source: Checkpoint, tuned: Tuned) -> None:
 def _write_card(folder: Path, source: Checkpoint, tuned: Tuned, note: str, load: str) -> None:
     from huggingface_hub import ModelCardData
 
-    record = {**without_paths(asdict(tuned)), "base_model": public_name(tuned.base_model)}
+    record = {**published(asdict(tuned)), "base_model": public_name(tuned.base_model)}
     is_adapter = load is _LOAD_ADAPTER
     license_fields = inherited_license(source.folder)
     front_matter = ModelCardData(

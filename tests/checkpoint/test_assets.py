@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from ligo.checkpoint.assets import ModelCard, public_name, without_paths, write_assets
+from ligo.checkpoint.assets import ModelCard, write_assets
 from ligo.core.errors import CheckpointError
+from ligo.core.redact import public_name, without_paths
 from tests.conftest import tiny_config
 
 

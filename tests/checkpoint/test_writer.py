@@ -109,7 +109,7 @@ def test_a_full_disk_leaves_nothing_half_written(
             raise failure
 
     monkeypatch.setattr("safetensors.torch.save_file", save_file)
-    with pytest.raises(ResourceError, match=r"the disk is full while writing[\s\S]*Free some space"):
+    with pytest.raises(ResourceError, match=r"the disk is full while writing[\s\S]*Try: free some space"):
         write(model, final, shard_bytes=20_000)
     assert sorted(tmp_path.rglob("*")) == before
 

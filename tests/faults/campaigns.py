@@ -33,6 +33,7 @@ from ligo.training.resume import checkpoints, find_problem, load_latest, step_of
 from tests.conftest import REPO, tiny_config
 from tests.faults.jobs import SAVE_EVERY, STEPS, Arm, Trap, family
 from tests.faults.points import Points
+from tests.faults.tally import Tally
 from tests.faults.zygote import run_ranks
 from tests.training.arms import CONFIG, LENGTH, batch_shape
 
@@ -40,26 +41,6 @@ RANKS = 2
 KINDS = list(product((1, 2, 3), ("fp32", "bf16")))
 WITHIN_S = 10.0
 """In which ranks must be gone once their launcher is."""
-
-
-class Tally:
-    """Trials of one campaign."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.good, self.wrong = folder, 0, list[str]()
-        self.notes: dict[str, Any] = {}
-        self._started = time.monotonic()
-
-    def count(self, good: bool, what: str) -> None:
-        self.good += good
-        if not good:
-            self.wrong.append(what)
-
-    def result(self) -> dict[str, Any]:
-        return {
-            "trials": self.good + len(self.wrong), "good": self.good, "wrong": self.wrong[:20], **self.notes,
-            "seconds": round(time.monotonic() - self._started, 1),
-        }  # fmt: skip
 
 
 def losses(folder: Path) -> dict[int, tuple[str, ...]]:
