@@ -46,23 +46,42 @@ def ranges() -> list[Requirement]:
     return list({r.name: r for r in kept}.values())
 
 
-def lowest(requirement: Requirement) -> str:
-    """The requirement at the lowest version that it allows."""
-    bounds = [each.version for each in requirement.specifier if each.operator in (">=", "==")]
-    extras = f"[{','.join(sorted(requirement.extras))}]" if requirement.extras else ""
-    return f"{requirement.name}{extras}=={bounds[0]}" if bounds else str(requirement)
+def lowest(needed: Iterable[Requirement], python: str) -> list[str]:
+    """The requirements at the lowest versions that go together, as uv resolves them.
+
+    Args:
+        python: of an environment, where uv is installed.
+    """
+    ranges_ = "\n".join(map(as_range, needed))
+    subprocess.run([python, "-m", "pip", "install", "--quiet", "uv>=0.8"], check=True)
+    resolve = [
+        python,
+        "-m",
+        "uv",
+        "pip",
+        "compile",
+        "--quiet",
+        "--resolution",
+        "lowest-direct",
+        "--no-annotate",
+        "-",
+    ]
+    resolved = subprocess.run(resolve, input=ranges_, check=True, capture_output=True, text=True).stdout
+    names = {requirement.name.lower() for requirement in needed}
+    return [line for line in resolved.splitlines() if line.partition("==")[0] in names]
 
 
-def without_marker(requirement: Requirement) -> str:
+def as_range(requirement: Requirement) -> str:
     return f"{requirement.name}{requirement.specifier}"
 
 
-def tried(folder: Path, packages: Iterable[str]) -> dict[str, Any]:
-    """An environment with these packages, what was installed, and how the tests ended there."""
+def tried(folder: Path, needed: list[Requirement], *, low: bool) -> dict[str, Any]:
+    """An environment with the lowest or the highest versions, which those are, and how the tests ended there."""
     started = time.monotonic()
     subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
     python = str(folder / "bin" / "python")
     pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    packages = lowest(needed, python) if low else map(as_range, needed)
     subprocess.run([*pip, *packages, *TOOLS, "setuptools>=77"], check=True)
     subprocess.run([*pip, "--no-deps", "--no-build-isolation", str(REPO)], check=True)
     listed = subprocess.run(
@@ -97,8 +116,8 @@ def main() -> None:
     needed = ranges()
     with tempfile.TemporaryDirectory(prefix="ligo-compat-") as folder:
         ends = {
-            "lowest": tried(Path(folder) / "lowest", map(lowest, needed)),
-            "highest": tried(Path(folder) / "highest", map(without_marker, needed)),
+            "lowest": tried(Path(folder) / "lowest", needed, low=True),
+            "highest": tried(Path(folder) / "highest", needed, low=False),
         }
     rows = {
         f"tests that fail with the {name} versions": row(end["failed"], 0, end["failed"] == 0)

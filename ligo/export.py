@@ -15,7 +15,7 @@ from ligo.training.resume import find_problem, read_manifest
 
 DESCRIPTION = "Write a checkpoint of a run as a stock Hugging Face folder, with Adam's moments."
 EXAMPLES = (
-    "python -m ligo.export RUN/checkpoints/train/step-00000384 exported",
+    "python -m ligo.export RUN/checkpoints/grown/step-00000384 exported",
     "python -m ligo.export RUN/checkpoints/scratch/step-00000768 baseline",
 )
 

@@ -70,6 +70,18 @@ def generated() -> Iterator[tuple[str, str]]:
     yield "changelog.md", (REPO / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
+def navigation() -> dict[str, list[Any]]:
+    """The parts of the navigation that are made: folder -> its pages."""
+    widths, depths = (
+        [f"operators/{name}.md" for name in r.names()] for r in (WIDTH_OPERATORS, DEPTH_OPERATORS)
+    )
+    return {
+        "operators": ["operators/index.md", {"Width": widths}, {"Depth": depths}],
+        "families": ["families/index.md", *(f"families/{name}.md" for name in FAMILIES.names())],
+        "api": ["api/index.md", *(f"api/{page}.md" for page in REFERENCE)],
+    }
+
+
 # --- operators ------------------------------------------------------------------------------------------
 
 
@@ -131,7 +143,7 @@ def operator_page(name: str, operator: type[WidthOperator] | type[DepthOperator]
 
 def _width_pictures(operator: type[WidthOperator]) -> Iterator[str]:
     plan, shape = _example_plan(operator)
-    yield f"## Its maps\n\nOn a LLaMA whose stream has four coordinates, grown to {shape}.\n"
+    yield f"## Its maps\n\nOn a LLaMA whose stream has four coordinates, grown to {shape} coordinates.\n"
     for space, words in (("residual", "the residual stream"), ("ffn", "the units of the FFN")):
         found = plan.maps.spaces.get(space) or plan.maps.spaces[f"{space}.0"]
         yield pictures.matrices(

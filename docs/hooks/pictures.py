@@ -14,19 +14,21 @@ _CELL, _GAP, _TOP = 46, 34, 26
 
 def matrices(*shown: tuple[str, np.ndarray], caption: str) -> str:
     """Small matrices side by side, each under its name, entries written in and shaded by their size."""
-    parts, left, height = [], 0, 0
+    parts, left, height = [], 0.0, 0
     for name, matrix in shown:
         rows, columns = matrix.shape
+        width = max(columns * _CELL, 9 * len(name))
+        middle = (width - columns * _CELL) / 2
         largest = float(np.abs(matrix).max()) or 1.0
-        parts.append(_text(left + columns * _CELL / 2, 14, name, "name"))
+        parts.append(_text(left + width / 2, 14, name, "name"))
         for (i, j), value in np.ndenumerate(matrix):
-            x, y = left + j * _CELL, _TOP + i * _CELL
+            x, y = left + middle + j * _CELL, _TOP + i * _CELL
             shade = abs(float(value)) / largest
             parts.append(
                 f'<rect x="{x}" y="{y}" width="{_CELL}" height="{_CELL}" class="cell" fill-opacity="{0.6 * shade:.2f}"/>'
             )
             parts.append(_text(x + _CELL / 2, y + _CELL / 2 + 4, _entry(float(value))))
-        left += columns * _CELL + _GAP
+        left += width + _GAP
         height = max(height, _TOP + rows * _CELL)
     return _figure(left - _GAP, height, parts, caption)
 

@@ -9,7 +9,6 @@ from mkdocs.structure.files import File, Files
 
 from docs.hooks import examples, figures, pages
 
-_FOLDERS = ("operators", "families", "api")
 _ENVIRONMENT = Environment(undefined=StrictUndefined, keep_trailing_newline=True)
 _WORDS = {
     "percent": figures.percent,
@@ -23,14 +22,13 @@ _WORDS = {
 
 def on_files(files: Files, *, config: Any) -> Files:
     """Add the pages that are made, and put them into the navigation."""
-    made = dict(pages.generated())
-    for path, markdown in made.items():
+    for path, markdown in pages.generated():
         files.append(File.generated(config, path, content=markdown))
-    for entry in config.nav:
-        if isinstance(entry, dict):
-            for title, folder in entry.items():
-                if folder in _FOLDERS:
-                    entry[title] = [path for path in made if path.startswith(f"{folder}/")]
+    made = pages.navigation()
+    config.nav = [
+        {title: made.get(part, part) if isinstance(part, str) else part for title, part in entry.items()}
+        for entry in config.nav
+    ]
     return files
 
 

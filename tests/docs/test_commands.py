@@ -63,7 +63,7 @@ def run(block: Block, folder: Path, environment: dict[str, str]) -> str:
         return ""
     script = ["bash", "-euo", "pipefail", "-c"] if block.language == "bash" else [sys.executable, "-c"]
     done = subprocess.run(
-        [*script, block.body], cwd=folder, env=environment, timeout=300, text=True,
+        [*script, block.body], cwd=folder, env=environment, timeout=600, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
     assert done.returncode == block.exit_code, f"{block} ended with {done.returncode}:\n{done.stdout[-4000:]}"
