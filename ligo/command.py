@@ -16,7 +16,6 @@ from ligo.config import (
     compose_from_file,
     compose_options,
     conf_dir,
-    options,
     register_schemas,
     strip_plus,
 )
@@ -27,6 +26,7 @@ from ligo.core.launcher import end_with_launcher
 from ligo.core.libraries import share_cores
 from ligo.core.log import warn
 from ligo.core.redact import redact
+from ligo.help import help_text
 
 Task = Callable[[Any, str], None]
 """A command's work: the config, and the same as resolved YAML."""
@@ -38,15 +38,12 @@ def main(task: Task, description: str, examples: tuple[str, ...], command: Optio
         end_with_launcher()
         distributed.adopt_slurm_variables()
         share_cores()
-        for number in (
-            signal.SIGTERM,
-            signal.SIGUSR1,
-        ):  # what clusters send before they take the machine away
+        for number in (signal.SIGTERM, signal.SIGUSR1):  # what clusters send before they take a machine away
             signal.signal(number, _preempted)
         # deepspeed's launcher appends --local_rank=N; the LOCAL_RANK variable says the same
         arguments = [a for a in sys.argv[1:] if not a.startswith("--local_rank")]
         if {"-h", "--help"} & set(arguments):
-            print(help_text(description, examples, command))
+            print(help_text(description, examples, command, arguments))
         elif {"-m", "--multirun"} & set(arguments):
             refuse_secrets(arguments, "a sweep writes its options down for the runs that it starts")
             _multirun(task, arguments, command)
@@ -126,24 +123,3 @@ def _multirun(task: Task, arguments: list[str], command: Options) -> None:
     hydra.main(config_path=str(conf_dir()), config_name=command.root, version_base="1.3")(job)()
 
 
-def help_text(description: str, examples: tuple[str, ...], command: Options) -> str:
-    """Usage, groups with their options, every key with its default, examples."""
-    from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
-    from omegaconf import OmegaConf
-
-    register_schemas(command)
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        defaults = OmegaConf.to_yaml(hydra_compose(command.root), resolve=True)
-    groups = "\n".join(
-        f"  {group:<11}{', '.join(options(group))}" for group in command.groups if options(group)
-    )
-    shown = "\n".join(f"  {example}" for example in examples)
-    return (
-        f"{description}\n\nExamples:\n{shown}\n\nGroups, as group=name (a plus in front is allowed):\n{groups}\n\n"
-        f"Options, as key=value, and their defaults:\n"
-        + "\n".join("  " + line for line in defaults.splitlines())
-        + "\n\nOr --config FILE alone: a file that holds all of them, such as a run's config.yaml."
-        "\n\nExit codes: 0 ok, 2 usage or config, 3 data, 4 checkpoint, 5 memory or disk, 6 numerics, "
-        "75 pre-empted, 130 interrupted; 1 an error of ligo, whose traceback LIGO_DEBUG=1 shows."
-    )

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
+from argparse import ArgumentParser
 from pathlib import Path
 
 from ligo.core.distributed import adopt_launcher_variables, rank, world_size
 from ligo.core.ending import ending
 from ligo.core.log import say
+from ligo.help import argument_parser
 from ligo.preflight.finding import Finding, redact
 from ligo.preflight.machine import machine_findings
 from ligo.preflight.ranks import rank_findings
+
+DESCRIPTION = "Look at what a run will need, on this machine and, under a launcher, on all ranks."
+EXAMPLES = (
+    "python -m ligo.doctor runs",
+    "torchrun --standalone --nproc_per_node 8 -m ligo.doctor runs --timeout 30",
+)
 
 
 def look(folder: Path, timeout_s: float) -> list[Finding]:
@@ -31,22 +38,27 @@ def look(folder: Path, timeout_s: float) -> list[Finding]:
     return findings
 
 
-def main() -> None:
-    with ending():
-        report()
-
-
-def report() -> None:
-    """Look, and end with a block for a bug report and the exit code of the first thing that would not work."""
-    parser = argparse.ArgumentParser(prog="python -m ligo.doctor", description=__doc__)
+def parser() -> ArgumentParser:
+    """The command line."""
+    parser = argument_parser("doctor", DESCRIPTION, EXAMPLES)
     parser.add_argument(
         "folder", nargs="?", type=Path, default=Path("runs"), help="where runs are to lie (default: runs)"
     )
     parser.add_argument(
         "--timeout", type=float, default=60.0, help="seconds to wait for each rank (default: 60)"
     )
-    arguments = parser.parse_args()
-    findings = look(arguments.folder, arguments.timeout)
+    return parser
+
+
+def main() -> None:
+    arguments = parser().parse_args()
+    with ending():
+        report(arguments.folder, arguments.timeout)
+
+
+def report(folder: Path, timeout_s: float) -> None:
+    """Look, and end with a block for a bug report and the exit code of the first thing that would not work."""
+    findings = look(folder, timeout_s)
     failed = [finding for finding in findings if finding.level == "failed"]
     say("\nfor a bug report (no names, paths or secrets in it):\n")
     say("```\n" + redact(f"ligo.doctor, {world_size()} rank(s)\n" + "\n".join(map(str, findings))) + "\n```")

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-import argparse
+from argparse import ArgumentParser
 from pathlib import Path
 
 from ligo.core.ending import ending
 from ligo.core.errors import CheckpointError
 from ligo.core.files import folder_aside
 from ligo.core.log import say
+from ligo.help import argument_parser
 from ligo.training.export import export_checkpoint
 from ligo.training.resume import find_problem, read_manifest
+
+DESCRIPTION = "Write a checkpoint of a run as a stock Hugging Face folder, with Adam's moments."
+EXAMPLES = (
+    "python -m ligo.export RUN/checkpoints/grown/step-00000384 exported",
+    "python -m ligo.export RUN/checkpoints/scratch/step-00000768 baseline",
+)
 
 
 def export(checkpoint: Path, folder: Path) -> None:
@@ -35,14 +42,18 @@ def export(checkpoint: Path, folder: Path) -> None:
         export_checkpoint(checkpoint, aside, moments=True)
 
 
-def main() -> None:
+def parser() -> ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m ligo.export", description=__doc__)
+    parser = argument_parser("export", DESCRIPTION, EXAMPLES)
     parser.add_argument(
         "checkpoint", type=Path, metavar="CHECKPOINT", help="RUN/checkpoints/ARM/step-NNNNNNNN"
     )
     parser.add_argument("folder", type=Path, metavar="DIR", help="is made")
-    arguments = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    arguments = parser().parse_args()
     with ending():
         export(arguments.checkpoint, arguments.folder)
     say(f"wrote {arguments.folder}")

@@ -16,15 +16,18 @@ from ligo.core.errors import ConfigError, nearest
 from ligo.core.files import write_text
 from ligo.core.run import config_hash
 from ligo.grow import run_folder
+from ligo.help import EXIT_CODES, example_lines
 
-USAGE = """Start ligo.grow in several processes. The options are composed once, here, and written into the run folder.
+DESCRIPTION = """Start ligo.grow in several processes. The options are composed once, here, and written into the run folder.
 
   python -m ligo.launch LAUNCHER [the launcher's own arguments] -- [options of ligo.grow]
 
-Examples:
-  python -m ligo.launch torchrun --standalone --nproc_per_node 8 -- +small=llama-7b +target=13b
-  python -m ligo.launch deepspeed --hostfile launch/hostfile -- +small=llama-7b +target=13b
-  python -m ligo.launch srun --kill-on-bad-exit=1 -- +small=llama-7b +target=13b"""
+Launchers: torchrun, deepspeed, srun; there is no default. Options of ligo.grow: python -m ligo.grow --help."""
+EXAMPLES = (
+    "python -m ligo.launch torchrun --standalone --nproc_per_node 8 -- +small=llama-7b +target=13b",
+    "python -m ligo.launch deepspeed --hostfile launch/hostfile -- +small=llama-7b +target=13b",
+    "python -m ligo.launch srun --kill-on-bad-exit=1 -- +small=llama-7b +target=13b",
+)
 
 
 def command(launcher: str, own: list[str], config: Path) -> list[str]:
@@ -73,7 +76,7 @@ def main() -> None:
     if dashes:
         own, options = own[: own.index("--")], own[own.index("--") + 1 :]
     if not own or not dashes or {"-h", "--help"} & set(own):
-        print(USAGE)
+        print("\n".join([DESCRIPTION, "", *example_lines(EXAMPLES), "", EXIT_CODES]))
         sys.exit(0 if {"-h", "--help"} & set(own) else 2)
     with ending():
         start = command(own[0], own[1:], write_resolved(*compose(options)))

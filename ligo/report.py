@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
+from argparse import ArgumentParser
 from pathlib import Path
 
 from ligo.core.ending import ending
 from ligo.core.log import say
+from ligo.help import argument_parser
 from ligo.reports.html import write_report, write_study_report
+
+DESCRIPTION = "Compare runs, or the arms of one study over its seeds, in one HTML file."
+EXAMPLES = (
+    "python -m ligo.report runs/default/mine runs/default/other --out compared.html",
+    "python -m ligo.report runs/STUDY",
+)
 
 
 def run_folders(paths: list[Path]) -> list[Path]:
@@ -19,13 +26,18 @@ def run_folders(paths: list[Path]) -> list[Path]:
     return found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m ligo.report", description=__doc__)
+def parser() -> ArgumentParser:
+    """The command line."""
+    parser = argument_parser("report", DESCRIPTION, EXAMPLES)
     parser.add_argument("runs", nargs="+", type=Path, help="run folders, or study folders with runs inside")
     parser.add_argument(
         "--out", type=Path, help="HTML file to write (default: report.html in the first path)"
     )
-    arguments = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    arguments = parser().parse_args()
     with ending():
         first, out = arguments.runs[0], arguments.out or arguments.runs[0] / "report.html"
         if len(arguments.runs) == 1 and (first / "study.json").exists():

@@ -5,35 +5,36 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import NoReturn
 
 from ligo.command import refuse_secrets
-from ligo.config import options
 from ligo.core.ending import ending
 from ligo.core.errors import EXIT_PREEMPTED, ConfigError, Interrupted
 from ligo.core.log import say
-from ligo.study import compose_sweep, make_cells
+from ligo.help import EXIT_CODES, example_lines, group_lines, option_lines
+from ligo.study import SweepConfig, compose_sweep, make_cells
 from ligo.sweeps.attempt import log_tail
 from ligo.sweeps.follow import Follower
-from ligo.sweeps.grid import StudyConfig
 from ligo.sweeps.slurm import slurm_placed
 from ligo.sweeps.status import best_run, find_run, find_study, planned, study_states, table
-from ligo.sweeps.submit import ClusterConfig
 
 RUNS = Path("runs")
 _LOG_LINES = 40
 
-USAGE = """Run many growths: each arm of a study at each size, its peak rate searched until the best is bracketed, then other seeds.
+DESCRIPTION = """Run many growths: each arm of a study at each size, its peak rate searched until the best is bracketed, then other seeds.
 
-  python -m ligo.sweep +study=NAME [cluster=local cluster.workers=2] [options of ligo.grow]
-  python -m ligo.sweep operator=exact,stack seed=0,1 [options of ligo.grow]      a plain grid: every combination
-  python -m ligo.sweep status [STUDY]                                            how runs stand, and why
-  python -m ligo.sweep log RUN                                                   the last lines of a run's log
-  python -m ligo.sweep best STUDY [ARM]                                          the folder of the run with the lowest loss
+  python -m ligo.sweep +study=NAME [options]    a study
+  python -m ligo.sweep KEY=A,B [options]        a plain grid: every combination of the comma lists
+  python -m ligo.sweep status [STUDY]           how runs stand, and why
+  python -m ligo.sweep log RUN                  the last lines of a run's log
+  python -m ligo.sweep best STUDY [ARM]         the folder of the run with the lowest loss
 
 The same command goes on where a sweep was stopped or killed: finished runs are left alone, cut ones go on."""
+EXAMPLES = (
+    "python -m ligo.sweep +study=tiny cluster.workers=2",
+    "python -m ligo.sweep operator=exact,stack seed=0,1 tracking=jsonl",
+)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -102,17 +103,21 @@ def best(names: list[str]) -> None:
 
 
 def help_text() -> str:
-    """Usage, studies, launchers, and the options that are not those of ligo.grow."""
+    """Usage, examples, studies and clusters, and the options that are not those of ligo.grow."""
+    config = SweepConfig()
     lines = [
-        USAGE,
+        DESCRIPTION,
         "",
-        f"Studies: {', '.join(options('study'))}.  Clusters: {', '.join(options('cluster'))}.",
+        *example_lines(EXAMPLES),
         "",
+        "Groups, as group=name (a plus in front is allowed):",
     ]
-    lines.append("Options, and their defaults; all others are those of python -m ligo.grow --help:")
-    for group, schema in (("study", StudyConfig()), ("cluster", ClusterConfig())):
-        lines += [f"  {group}.{field.name}={getattr(schema, field.name)}" for field in fields(schema)]
-    return "\n".join(lines)
+    lines += group_lines("sweep", ("study", "cluster"))
+    lines += [
+        "",
+        "Options, as key=value, with their defaults; all others are those of python -m ligo.grow --help:",
+    ]
+    return "\n".join([*lines, *option_lines(config), "", EXIT_CODES])
 
 
 def _stopped(number: int, _frame: object) -> NoReturn:

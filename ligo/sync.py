@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
+from argparse import ArgumentParser
 from pathlib import Path
 
 import yaml
@@ -13,8 +13,15 @@ from ligo.core.errors import DataError
 from ligo.core.files import read_json
 from ligo.core.log import progress, say
 from ligo.core.run import Run
+from ligo.help import argument_parser
 from ligo.tracking.jsonl import read_records
 from ligo.tracking.wandb import WandbTracker
+
+DESCRIPTION = "Replay metrics.jsonl of a run as one W&B run, however often the run was stopped or went back."
+EXAMPLES = (
+    "python -m ligo.sync runs/default/mine",
+    "python -m ligo.sync runs/default/mine --mode online",
+)
 
 
 def sync(folder: Path, mode: str) -> str:
@@ -53,12 +60,16 @@ def sync(folder: Path, mode: str) -> str:
     return wandb_id
 
 
-def main() -> None:
+def parser() -> ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m ligo.sync", description=__doc__)
+    parser = argument_parser("sync", DESCRIPTION, EXAMPLES)
     parser.add_argument("run", type=Path, metavar="RUN", help="a run folder")
-    parser.add_argument("--mode", choices=("offline", "online"), default="offline")
-    arguments = parser.parse_args()
+    parser.add_argument("--mode", choices=("offline", "online"), default="offline", help="(default: offline)")
+    return parser
+
+
+def main() -> None:
+    arguments = parser().parse_args()
     with ending():
         wandb_id = sync(arguments.run, arguments.mode)
     if arguments.mode == "offline":

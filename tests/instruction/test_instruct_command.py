@@ -47,8 +47,8 @@ def test_help_shows_options_defaults_and_examples() -> None:
     for words in (
         *instruct.EXAMPLES,
         "local, openai, replay",
-        "count: 52000",
-        "max_rouge_l: 0.7",
+        "count=52000",
+        "filter.max_rouge_l=0.7",
         "75 pre-empted",
     ):
         assert words in done.stdout
