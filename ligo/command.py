@@ -24,6 +24,7 @@ from ligo.core import distributed
 from ligo.core.errors import EXIT_INTERRUPTED, EXIT_PREEMPTED, ConfigError, Interrupted, LigoError
 from ligo.core.launcher import end_with_launcher
 from ligo.core.libraries import share_cores
+from ligo.core.permissions import take_permissions
 
 Task = Callable[[Any, str], None]
 """A command's work: the config, and the same as resolved YAML."""
@@ -37,7 +38,7 @@ def main(task: Task, description: str, examples: tuple[str, ...], command: Optio
     for number in (signal.SIGTERM, signal.SIGUSR1):  # what clusters send before they take the machine away
         signal.signal(number, _preempted)
     # deepspeed's launcher appends --local_rank=N; the LOCAL_RANK variable says the same
-    arguments = [a for a in sys.argv[1:] if not a.startswith("--local_rank")]
+    arguments = take_permissions([a for a in sys.argv[1:] if not a.startswith("--local_rank")])
     if {"-h", "--help"} & set(arguments):
         print(help_text(description, examples, command))
         sys.exit(0)

@@ -12,6 +12,7 @@ import yaml
 from ligo.config import GrowConfig, compose
 from ligo.core.errors import ConfigError, LigoError, nearest
 from ligo.core.files import write_text
+from ligo.core.permissions import take_permissions
 from ligo.core.run import config_hash
 from ligo.grow import run_folder
 
@@ -68,7 +69,7 @@ def main() -> None:
         print(USAGE)
         sys.exit(0 if {"-h", "--help"} & set(own) else 2)
     try:
-        start = command(own[0], own[1:], write_resolved(*compose(options)))
+        start = command(own[0], own[1:], write_resolved(*compose(take_permissions(options))))
         os.execvp(start[0], start)
     except FileNotFoundError:
         print(f"ConfigError: {start[0]} is not installed here.\n  Try: torchrun", file=sys.stderr)

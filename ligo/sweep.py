@@ -13,6 +13,7 @@ from typing import NoReturn
 from ligo.config import options
 from ligo.core.errors import EXIT_INTERRUPTED, EXIT_PREEMPTED, ConfigError, Interrupted, LigoError
 from ligo.core.log import say
+from ligo.core.permissions import take_permissions
 from ligo.study import compose_sweep, make_cells
 from ligo.sweeps.attempt import log_tail
 from ligo.sweeps.follow import Follower
@@ -109,7 +110,7 @@ if __name__ == "__main__":
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, _stopped)
     try:
-        main(sys.argv[1:])
+        main(take_permissions(sys.argv[1:]))
     except LigoError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

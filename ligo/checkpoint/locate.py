@@ -13,6 +13,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from ligo.checkpoint.hashes import write_hashes
+from ligo.checkpoint.load import load_gguf
 from ligo.checkpoint.writer import disk_errors
 from ligo.core.errors import CheckpointError, ConfigError, nearest, require
 from ligo.core.files import folder_aside
@@ -220,20 +222,12 @@ def _converted_gguf(file: Path, cache_dir: Path | None) -> Path:
     for module in ("gguf", "accelerate"):
         require(module, extra="gguf", why=f"reading {file.name}")
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers import GgufConfig
 
     say(f"converting {file.name} to a Hugging Face folder, once: {folder}")
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            file.parent,
-            gguf_file=file.name,
-            quantization_config=GgufConfig(
-                dequantize=True
-            ),  # else the model stays packed and cannot be saved
-            dtype=torch.float32,
-            local_files_only=True,
-        )
-        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True)
+        unpacked = GgufConfig(dequantize=True)  # else the model stays packed and cannot be saved
+        model, tokenizer = load_gguf(file, quantization_config=unpacked, dtype=torch.float32)
     except Exception as error:
         raise CheckpointError(
             f"{file} cannot be converted: {error}\n"
@@ -243,4 +237,5 @@ def _converted_gguf(file: Path, cache_dir: Path | None) -> Path:
     with disk_errors(folder), folder_aside(folder) as aside:
         model.save_pretrained(aside)
         tokenizer.save_pretrained(aside)
+        write_hashes(aside)
     return folder
