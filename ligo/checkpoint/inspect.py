@@ -18,6 +18,8 @@ from ligo.checkpoint.hashes import check_hashes
 from ligo.checkpoint.headers import DamagedFile, Header, read_header
 from ligo.checkpoint.strict_json import INDEX_BYTES, SAVE_AGAIN, read_json_object
 from ligo.core.errors import CheckpointError
+from ligo.core.permissions import ALLOW_PICKLE
+from ligo.families.base import family_of
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -57,6 +59,7 @@ _KERNELS = (
 )
 _PIECES_OF_RANKS = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
 
+_MOST_BLOCKS = 10**5  # experts of all layers
 _LARGEST_NUMBER = 10**7
 _LARGEST = {
     **dict.fromkeys(
@@ -185,6 +188,7 @@ def read_config(folder: Path) -> dict[str, Any]:
                 f"{file} says {key}={config[key]!r}, which is code from the hub, and is not run.\n"
                 "  Try: remove that key"
             )
+    _check_model(file, config)
     return config
 
 
@@ -273,9 +277,8 @@ def _no_weights(folder: Path) -> CheckpointError:
     return CheckpointError(
         f"{folder} has its weights in {', '.join(pickles[:3])}{rest} and not in safetensors. Such files are pickles, "
         "which can run code when they are read, so ligo does not read them.\n"
-        "  Try, if you trust where they come from:\n"
-        f"    python -c \"from transformers import AutoModelForCausalLM as M; M.from_pretrained('{folder}')"
-        f".save_pretrained('{folder}')\""
+        f"  Try, if you trust where they come from: {ALLOW_PICKLE} on the command line, which makes a folder of safetensors of a "
+        "pytorch_model.bin; or load it with transformers, and save it with save_pretrained(DIR)"
     )
 
 
@@ -308,6 +311,26 @@ def _check_numbers(file: Path, value: Any, key: str = "") -> None:
             f"{file} says {key}={value:g}, and no model has more than {_LARGEST.get(key, _LARGEST_NUMBER):,}.\n"
             f"  {SAVE_AGAIN}"
         )
+
+
+def _check_model(file: Path, config: Mapping[str, Any]) -> None:
+    """Refuse values that the description of the model stumbles over; what it refuses itself is said where it is needed."""
+    try:
+        family = family_of(config)
+        blocks = family.dims.num_layers * max(1, family.dims.num_experts)
+        if blocks <= _MOST_BLOCKS:
+            family.num_parameters  # noqa: B018 - reads the whole description
+            return
+    except CheckpointError:
+        return
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{file} describes no model: a value is of a form that it cannot have ({type(error).__name__}: {error}).\n"
+            f"  {SAVE_AGAIN}"
+        ) from error
+    raise CheckpointError(
+        f"{file} describes {blocks:,} blocks, and no model has more than {_MOST_BLOCKS:,}.\n  {SAVE_AGAIN}"
+    )
 
 
 def _check_tokenizer(file: Path) -> None:

@@ -132,5 +132,5 @@ def load_pickle(file: Path) -> Any:
         raise CheckpointError(
             f"{file} cannot be read as tensors and plain numbers alone (anything else could run code): "
             f"{str(error).strip().splitlines()[0]}\n"
-            "  Try: torch.save(optimizer.state_dict(), FILE), then small.optimizer_state=FILE"
+            "  Try: torch.save(state_dict, FILE), of tensors and plain numbers alone"
         ) from error

@@ -15,10 +15,12 @@ from pathlib import Path
 
 from ligo.checkpoint.hashes import write_hashes
 from ligo.checkpoint.load import load_gguf
+from ligo.checkpoint.pickled import unpickled
 from ligo.checkpoint.writer import disk_errors
 from ligo.core.errors import CheckpointError, ConfigError, nearest, require
 from ligo.core.files import folder_aside
 from ligo.core.log import say
+from ligo.core.permissions import pickle_allowed
 
 HUB_TIMEOUT_S = 4.0
 """How long the hub may take to answer whether it has a checkpoint."""
@@ -124,9 +126,9 @@ def _package_folders(package: str) -> list[Path]:
 
 
 def _as_folder(path: Path, cache_dir: Path | None) -> Path:
-    """`path` itself if it is a folder, the folder made from it if it is a GGUF file."""
+    """`path` itself if it is a folder, the folder made from it if it is a GGUF file or holds pickles that are allowed."""
     if path.is_dir():
-        return path
+        return unpickled(path, cache_dir or cache_folder()) if pickle_allowed() else path
     if path.suffix.lower() == ".gguf":
         return _converted_gguf(path, cache_dir)
     raise CheckpointError(
