@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: setup demo test lint docs compat smollm2 minilm bench-demo bench-algebra bench-scale bench-train bench-sweep bench-report clean
+.PHONY: setup demo test lint docs compat smollm2 minilm bench-demo bench-algebra bench-scale bench-train bench-sweep bench-report bench-trust clean
 
 setup: $(INSTALLED)
 
@@ -59,6 +59,9 @@ bench-sweep: setup
 
 bench-report: setup
 	$(BIN)/python -m benchmarks.report
+
+bench-trust: setup
+	$(BIN)/python -m benchmarks.trust
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

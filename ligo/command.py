@@ -25,6 +25,7 @@ from ligo.core.errors import EXIT_PREEMPTED, ConfigError, Interrupted
 from ligo.core.launcher import end_with_launcher
 from ligo.core.libraries import share_cores
 from ligo.core.log import warn
+from ligo.core.permissions import take_permissions
 from ligo.core.redact import redact
 from ligo.help import help_text
 
@@ -41,7 +42,7 @@ def main(task: Task, description: str, examples: tuple[str, ...], command: Optio
         for number in (signal.SIGTERM, signal.SIGUSR1):  # what clusters send before they take a machine away
             signal.signal(number, _preempted)
         # deepspeed's launcher appends --local_rank=N; the LOCAL_RANK variable says the same
-        arguments = [a for a in sys.argv[1:] if not a.startswith("--local_rank")]
+        arguments = take_permissions([a for a in sys.argv[1:] if not a.startswith("--local_rank")])
         if {"-h", "--help"} & set(arguments):
             print(help_text(description, examples, command, arguments))
         elif {"-m", "--multirun"} & set(arguments):

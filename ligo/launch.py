@@ -14,6 +14,7 @@ from ligo.config import GrowConfig, compose
 from ligo.core.ending import ending
 from ligo.core.errors import ConfigError, nearest
 from ligo.core.files import write_text
+from ligo.core.permissions import take_permissions
 from ligo.core.run import config_hash
 from ligo.grow import run_folder
 from ligo.help import EXIT_CODES, example_lines
@@ -79,7 +80,7 @@ def main() -> None:
         print("\n".join([DESCRIPTION, "", *example_lines(EXAMPLES), "", EXIT_CODES]))
         sys.exit(0 if {"-h", "--help"} & set(own) else 2)
     with ending():
-        start = command(own[0], own[1:], write_resolved(*compose(options)))
+        start = command(own[0], own[1:], write_resolved(*compose(take_permissions(options))))
         try:
             os.execvp(start[0], start)
         except FileNotFoundError:

@@ -22,6 +22,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ligo.checkpoint.hashes import write_hashes
 from ligo.checkpoint.optimizer import OPTIMIZER_FILE, OptimizerState
 from ligo.checkpoint.reader import Checkpoint
 from ligo.checkpoint.writer import write_weights
@@ -150,6 +151,7 @@ class SegmentedRun(GrowthRun):
                     write_json(folder / "config.json", {**settings, "dtype": "float32"})
                     seen = asdict(replace(health, recent=[]))  # losses after growth are no match for these
                     write_json(folder / "progress.json", {"progress": asdict(done), "health": seen})
+                    write_hashes(folder)
                 remove_finished(checkpoints, self.config.train.keep_every)
 
     # --- growth -------------------------------------------------------------------------------------

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ligo.accounting.flops import model_flops
+from ligo.checkpoint.hashes import write_hashes
+from ligo.checkpoint.load import load_tokenizer
 from ligo.checkpoint.optimizer import OPTIMIZER_FILE
 from ligo.checkpoint.writer import write_weights
 from ligo.config import GrowConfig, most_windows, small_training
@@ -108,6 +110,7 @@ def train_small(config: GrowConfig, run: Run, digest: str, tracker: Tracker) -> 
                 write_json(aside / "config.json", model_config)
                 write_json(aside / "ligo.json", _record(config, training, done))
                 write_text(aside / "README.md", _card(config, family, training, done))
+                write_hashes(aside)
             if done.step:
                 say(f"trained the small model: validation loss {done.loss:.4f} after {in_flops(done.flops)}")
             else:
@@ -117,15 +120,14 @@ def train_small(config: GrowConfig, run: Run, digest: str, tracker: Tracker) -> 
 
 def _tokenizer(config: GrowConfig, folder: Path, family: Family) -> Any:
     """The run's own tokenizer, trained by rank 0 on the run's text."""
-    from transformers import AutoTokenizer
-
     with distributed.others_wait() as alone:
         if alone and not folder.exists():
             with folder_aside(folder) as aside:
                 texts = all_documents(config.data)
                 masks = family.objective == "masked_lm"
                 train_tokenizer(texts, family.dims.vocab_size, mask=masks).save_pretrained(aside)
-    return AutoTokenizer.from_pretrained(folder)
+                write_hashes(aside)
+    return load_tokenizer(folder)
 
 
 def _record(config: GrowConfig, training: TrainConfig, done: Progress) -> dict[str, Any]:

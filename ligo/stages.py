@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ligo.accounting.flops import model_flops
 from ligo.checkpoint.assets import ModelCard, write_assets
+from ligo.checkpoint.hashes import write_hashes
 from ligo.checkpoint.locate import packaged
 from ligo.checkpoint.optimizer import (
     OptimizerState,
@@ -206,6 +207,7 @@ class GrowthRun:
             with folder_resumed(self.run.grown, key) as (folder, record):
                 written = writer.write(folder, record, shard_bytes=shard_bytes)
                 self._write_assets(folder, dtype, notes=["Grown, not trained on since."])
+                write_hashes(folder, written["sha256"])
             moments_flops = self._write_moments(maps)
             result.update(written, dtype=dtype, build_flops=self.plan.build_flops(maps) + moments_flops)
             say(f"wrote {self.run.grown}")
@@ -445,9 +447,10 @@ class GrowthRun:
                 with folder_aside(final) as folder:
                     shard_bytes = self.config.write.shard_bytes
                     ordered = ((job.spec.name, weights[job.spec.name]) for job in self.plan.jobs)
-                    write_weights(folder, ordered, shard_bytes=shard_bytes)
+                    written = write_weights(folder, ordered, shard_bytes=shard_bytes)
                     note = f"Grown, then trained on {tokens:,} tokens to a validation loss of {loss:.4f} nats per token."
                     self._write_assets(folder, "float32", notes=[note])
+                    write_hashes(folder, written["sha256"])
 
     @cached_property
     def _objective(self) -> Objective:

@@ -12,6 +12,7 @@ from ligo.command import refuse_secrets
 from ligo.core.ending import ending
 from ligo.core.errors import EXIT_PREEMPTED, ConfigError, Interrupted
 from ligo.core.log import say
+from ligo.core.permissions import take_permissions
 from ligo.help import EXIT_CODES, example_lines, group_lines, option_lines
 from ligo.study import SweepConfig, compose_sweep, make_cells
 from ligo.sweeps.attempt import log_tail
@@ -128,4 +129,4 @@ if __name__ == "__main__":
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, _stopped)
     with ending("the same command goes on with what is missing"):
-        main(sys.argv[1:])
+        main(take_permissions(sys.argv[1:]))

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import ligo
-from ligo.checkpoint.reader import file_inside
+from ligo.checkpoint.inspect import file_inside
+from ligo.checkpoint.strict_json import read_json_object
 from ligo.core.errors import disk_full
-from ligo.core.files import read_json, write_json, write_text
+from ligo.core.files import write_json, write_text
 from ligo.core.log import warn
 from ligo.core.redact import public_name, published, without_paths
 
@@ -170,7 +171,7 @@ def _cell(value: Any) -> str:
 
 def _generation_config(config: Mapping[str, Any], source_folder: Path) -> dict[str, Any]:
     if (source_folder / "generation_config.json").is_file():
-        return without_paths(read_json(file_inside(source_folder, "generation_config.json")))
+        return without_paths(read_json_object(file_inside(source_folder, "generation_config.json")))
     tokens = {key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id") if key in config}
     return {"_from_model_config": True, **tokens}
 
@@ -183,7 +184,7 @@ def _copy_tokenizer(source_folder: Path, folder: Path) -> None:
             except OSError as error:
                 raise disk_full(error, folder / name) from error
     if (source_folder / "tokenizer_config.json").is_file():
-        settings = read_json(file_inside(source_folder, "tokenizer_config.json"))
+        settings = read_json_object(file_inside(source_folder, "tokenizer_config.json"))
         # By key, not by looks: a chat template or a special token may well look like a path.
         places = ("name_or_path", "_file", "_path", "_dir")
         write_json(

@@ -13,10 +13,14 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from ligo.checkpoint.hashes import write_hashes
+from ligo.checkpoint.load import load_gguf
+from ligo.checkpoint.pickled import unpickled
 from ligo.checkpoint.writer import disk_errors
 from ligo.core.errors import CheckpointError, ConfigError, nearest, require
 from ligo.core.files import folder_aside
 from ligo.core.log import say
+from ligo.core.permissions import pickle_allowed
 
 HUB_TIMEOUT_S = 4.0
 """How long the hub may take to answer whether it has a checkpoint."""
@@ -122,9 +126,9 @@ def _package_folders(package: str) -> list[Path]:
 
 
 def _as_folder(path: Path, cache_dir: Path | None) -> Path:
-    """`path` itself if it is a folder, the folder made from it if it is a GGUF file."""
+    """`path` itself if it is a folder, the folder made from it if it is a GGUF file or holds pickles that are allowed."""
     if path.is_dir():
-        return path
+        return unpickled(path, cache_dir or cache_folder()) if pickle_allowed() else path
     if path.suffix.lower() == ".gguf":
         return _converted_gguf(path, cache_dir)
     raise CheckpointError(
@@ -220,20 +224,12 @@ def _converted_gguf(file: Path, cache_dir: Path | None) -> Path:
     for module in ("gguf", "accelerate"):
         require(module, extra="gguf", why=f"reading {file.name}")
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers import GgufConfig
 
     say(f"converting {file.name} to a Hugging Face folder, once: {folder}")
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            file.parent,
-            gguf_file=file.name,
-            quantization_config=GgufConfig(
-                dequantize=True
-            ),  # else the model stays packed and cannot be saved
-            dtype=torch.float32,
-            local_files_only=True,
-        )
-        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True)
+        unpacked = GgufConfig(dequantize=True)  # else the model stays packed and cannot be saved
+        model, tokenizer = load_gguf(file, quantization_config=unpacked, dtype=torch.float32)
     except Exception as error:
         raise CheckpointError(
             f"{file} cannot be converted: {error}\n"
@@ -243,4 +239,5 @@ def _converted_gguf(file: Path, cache_dir: Path | None) -> Path:
     with disk_errors(folder), folder_aside(folder) as aside:
         model.save_pretrained(aside)
         tokenizer.save_pretrained(aside)
+        write_hashes(aside)
     return folder

@@ -1,21 +1,22 @@
 """Adam's moments beside a checkpoint: our own file, a torch optimiser's state, a DeepSpeed universal checkpoint.
 
 `optimizer.safetensors` holds `exp_avg.<name on disk>` and `exp_avg_sq.<name on disk>` in float32, and the number
-of steps as metadata. The other two name or count parameters as the running model does. Files of torch
-are read with `weights_only`, so that nothing in them is run.
+of steps as metadata. The other two name or count parameters as the running model does. They are pickles, so they are read
+only where the command line allows it, and then with `weights_only`.
 """
 
 from __future__ import annotations
 
-import pickle
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ligo.checkpoint.headers import DamagedFile
+from ligo.checkpoint.load import check_tensors, load_pickle, open_tensors
 from ligo.checkpoint.stream import write_tensor_file
 from ligo.core.errors import CheckpointError, ConfigError
+from ligo.core.permissions import ALLOW_PICKLE
 from ligo.families.base import Family
 from ligo.families.stock import as_on_disk, expected_shapes, skeleton
 
@@ -53,9 +54,10 @@ def open_optimizer_state(folder: Path, path: str | None, family: Family) -> Opti
     if path is None:
         if not (folder / OPTIMIZER_FILE).is_file():
             others = [file for file in (folder / "optimizer.pt", folder / "optimizer.bin") if file.is_file()]
+            instead = f"{others[0]} {ALLOW_PICKLE}" if others else "FILE"
             raise ConfigError(
                 f"operator.optimizer_state grows the small run's Adam moments, and {folder} has no {OPTIMIZER_FILE}.\n"
-                f"  Try: small.optimizer_state={others[0] if others else 'FILE'}, or operator.optimizer_state=reset"
+                f"  Try: small.optimizer_state={instead}, or operator.optimizer_state=reset"
             )
         return read_optimizer_file(folder / OPTIMIZER_FILE, family)
     given = Path(path).expanduser()
@@ -74,29 +76,26 @@ def read_optimizer_file(file: Path, family: Family) -> OptimizerState:
     Raises:
         CheckpointError: it is damaged, or not that of this model.
     """
-    from safetensors import SafetensorError, safe_open
-
     try:
-        with safe_open(file, framework="pt") as handle:
-            metadata = handle.metadata() or {}
-            shapes = {name: tuple(handle.get_slice(name).get_shape()) for name in handle.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
+        header = check_tensors(file)
+    except DamagedFile as error:
         raise CheckpointError(
             f"{file} is damaged or was not written to its end: {error}.\n  Try: another small.optimizer_state"
         ) from error
-    if not metadata.get("step", "").isdigit():
+    if not header.metadata.get("step", "").isdigit():
         raise CheckpointError(
             f"{file} does not say after how many steps it was saved.\n  Try: another small.optimizer_state"
         )
     for name, shape in expected_shapes(family).items():
         for moment in MOMENTS:
-            _expect(file, f"{moment}.{name}", shapes.get(f"{moment}.{name}"), shape)
+            found = header.tensors.get(f"{moment}.{name}")
+            _expect(file, f"{moment}.{name}", found and found.shape, shape)
 
     def read(name: str, moment: str) -> Tensor:
-        with safe_open(file, framework="pt") as handle:
+        with open_tensors(file, check=False) as handle:
             return handle.get_tensor(f"{moment}.{name}")
 
-    return OptimizerState(int(metadata["step"]), read)
+    return OptimizerState(int(header.metadata["step"]), read)
 
 
 def write_optimizer_file(
@@ -128,7 +127,7 @@ def write_optimizer_file(
 
 def _read_torch(file: Path, family: Family) -> OptimizerState:
     """A state_dict of torch's Adam or AdamW, alone or under "optimizer"."""
-    saved = _load(file)
+    saved = load_pickle(file)
     for key in ("optimizer", "optimizer_state_dict"):
         if isinstance(saved, dict) and "param_groups" not in saved:
             saved = saved.get(key, saved)
@@ -197,7 +196,7 @@ def _read_universal(folder: Path, family: Family) -> OptimizerState:
         file = folder / "zero" / name / f"{moment}.pt"
         if not file.is_file():
             _expect(folder, name, None, shapes[name])
-        saved = _load(file)
+        saved = load_pickle(file)
         tensor: Tensor = saved["param"] if isinstance(saved, dict) else saved
         if tensor.ndim == 1 and tensor.numel() == model.get_parameter(name).numel():
             tensor = tensor.reshape(shapes[name])
@@ -212,9 +211,9 @@ def _read_universal(folder: Path, family: Family) -> OptimizerState:
 
 def _universal_step(folder: Path, name: str) -> int:
     if (folder / "zero" / name / "step.pt").is_file():
-        return int(_load(folder / "zero" / name / "step.pt"))
+        return int(load_pickle(folder / "zero" / name / "step.pt"))
     for file in sorted(folder.glob("*model_states.pt")):
-        saved = _load(file)
+        saved = load_pickle(file)
         return int(saved["global_steps"]) - int(saved["skipped_steps"])
     raise CheckpointError(
         f"{folder} does not say after how many steps it was saved.\n  Try: convert the checkpoint again"
@@ -239,20 +238,6 @@ def _nothing_there(path: Path) -> CheckpointError:
 
 
 # --- both ----------------------------------------------------------------------------------------------------
-
-
-def _load(file: Path) -> Any:
-    """A file of torch.save, without running anything that is in it; large tensors stay on the disk until used."""
-    import torch
-
-    try:
-        return torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise CheckpointError(
-            f"{file} cannot be read as tensors and plain numbers alone (anything else could run code): "
-            f"{str(error).strip().splitlines()[0]}\n"
-            "  Try: torch.save(optimizer.state_dict(), FILE), then small.optimizer_state=FILE"
-        ) from error
 
 
 def _by_disk_name(model: Any, load: ReadMoment) -> ReadMoment:

@@ -1,20 +1,32 @@
 """Read a Hugging Face checkpoint folder: shapes from the headers at once, tensors one by one when asked.
 
-Only safetensors and JSON are read, so opening a checkpoint from a stranger runs no code of theirs. An index
-is not trusted either: stock loaders follow its entries out of the folder, we do not.
+Only safetensors and JSON are read, and only after `checkpoint.inspect` has looked through the folder, so opening a
+checkpoint from a stranger runs no code of theirs and reads nothing outside it.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ligo.checkpoint.headers import Header
+from ligo.checkpoint.inspect import (
+    CONFIG_FILE,
+    INDEX_FILE,
+    WEIGHTS_FILE,
+    file_inside,
+    inspect_checkpoint,
+    read_config,
+)
+from ligo.checkpoint.load import load_tokenizer, open_tensors
+from ligo.checkpoint.strict_json import read_json_object
 from ligo.core.errors import CheckpointError, nearest
 from ligo.core.log import say
+from ligo.families.base import family_of
 from ligo.families.names import DiskNames, disk_names
 
 if TYPE_CHECKING:
@@ -23,8 +35,11 @@ if TYPE_CHECKING:
 
     from ligo.families.base import Family
 
-WEIGHTS_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
+__all__ = ["INDEX_FILE", "WEIGHTS_FILE", "Checkpoint", "file_inside", "read_config", "read_json_object"]
+
+_FLOATS = frozenset({"F16", "BF16", "F32", "F64"})
+_MOST_TIMES = 100
+"""More parameters than this times those in the files are no slip of a head or a table."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +54,7 @@ class Checkpoint:
     """As safetensors names them: 'F32', 'BF16', ..."""
     num_bytes: int
     """Of all tensors together."""
+    _headers: dict[Path, Header] = field(repr=False)
     _file_of: dict[str, Path] = field(repr=False)
     _names: DiskNames = field(default_factory=DiskNames, repr=False)
 
@@ -46,32 +62,51 @@ class Checkpoint:
     def open(cls, folder: Path) -> Checkpoint:
         """Open a checkpoint folder; reads config.json and the headers, no tensor and no torch.
 
+        A folder that ligo wrote is compared with its checksums, for which its files are read once.
+
         Raises:
-            CheckpointError: a file is missing, damaged, outside the folder, or contradicts another one.
+            CheckpointError: as `inspect_checkpoint` does, or the weights are packed, or config.json describes a model that the
+                files cannot hold.
         """
         folder = Path(folder)
-        config = read_config(folder)
-        mapped, files = _weight_files(folder)
-        shapes: dict[str, tuple[int, ...]] = {}
-        dtypes: dict[str, str] = {}
-        file_of: dict[str, Path] = {}
-        num_bytes = 0
-        for file in files:
-            for name, (shape, dtype) in _read_header(file).items():
-                if name in file_of:
-                    raise CheckpointError(
-                        f"the tensor '{name}' is in two files of {folder}: {file_of[name].name} and "
-                        f"{file.name}; which one counts cannot be known.\n  {_SAVE_AGAIN}"
-                    )
-                shapes[name], dtypes[name], file_of[name] = shape, dtype, file
-            num_bytes += file.stat().st_size - len(_header_bytes(file))
-        for name, file_name in mapped.items():
-            if name not in file_of or file_of[name].name != file_name:
-                raise CheckpointError(
-                    f"{folder / INDEX_FILE} says that '{name}' is in {file_name}, which does not have it.\n"
-                    f"  {_SAVE_AGAIN}"
-                )
-        return cls(folder, config, shapes, dtypes, num_bytes, file_of)
+        contents = inspect_checkpoint(folder)
+        entries = {
+            name: entry for header in contents.headers.values() for name, entry in header.tensors.items()
+        }
+        checkpoint = cls(
+            folder,
+            contents.config,
+            {name: entry.shape for name, entry in entries.items()},
+            {name: entry.dtype for name, entry in entries.items()},
+            sum(header.num_bytes for header in contents.headers.values()),
+            contents.headers,
+            {name: file for file, header in contents.headers.items() for name in header.tensors},
+        )
+        checkpoint._check_size()
+        return checkpoint
+
+    def _check_size(self) -> None:
+        """Compare the model that config.json describes with the files, before anything is built by it."""
+        if self.config.get("quantization_config") is not None:
+            raise CheckpointError(
+                f"{self.folder / CONFIG_FILE} has a quantization_config: its weights are packed, and cannot be computed "
+                "with as they are.\n  Try: the checkpoint that it was quantised from"
+            )
+        try:
+            family = family_of(self.config)
+        except CheckpointError:
+            return  # whoever needs the family says so
+        held = sum(map(math.prod, self.shapes.values()))
+        dims = family.dims
+        blocks = dims.num_layers * max(
+            1, dims.num_experts
+        )  # looked at first: the table has a row for each of their tensors
+        if blocks > len(self.shapes) or family.num_parameters > _MOST_TIMES * held:
+            described = f"{dims.num_layers:,} layers of width {dims.hidden_size:,}"
+            raise CheckpointError(
+                f"{self.folder / CONFIG_FILE} describes {described}, and the files hold {len(self.shapes):,} tensors "
+                f"of {held:,} numbers in all.\n  Try: the config.json that belongs to these weights"
+            )
 
     def named_for(self, family: Family) -> Checkpoint:
         """The same with names as in the family's table, and without what the model does not need.
@@ -102,9 +137,7 @@ class Checkpoint:
         return self._read(self._names.on_disk.get(name, name))
 
     def _read(self, on_disk: str) -> torch.Tensor:
-        from safetensors import safe_open
-
-        with safe_open(self._file_of[on_disk], framework="pt") as file:
+        with open_tensors(self._file_of[on_disk], check=False) as file:  # checked when it was opened
             return file.get_tensor(on_disk)
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -113,10 +146,10 @@ class Checkpoint:
         Raises:
             CheckpointError: there is none, or it cannot be loaded without its own code.
         """
-        from transformers import AutoTokenizer
-
         try:
-            return AutoTokenizer.from_pretrained(self.folder, local_files_only=True, trust_remote_code=False)
+            return load_tokenizer(self.folder)
+        except CheckpointError:
+            raise
         except Exception as error:
             raise CheckpointError(
                 f"the tokenizer of {self.folder} cannot be loaded: {_first_line(error)}\n"
@@ -128,9 +161,9 @@ class Checkpoint:
 
         It tells two checkpoints of one run apart, but is no checksum: not every byte is looked at.
         """
-        digest = hashlib.sha256((self.folder / "config.json").read_bytes())
+        digest = hashlib.sha256((self.folder / CONFIG_FILE).read_bytes())
         for file in sorted(set(self._file_of.values())):
-            digest.update(file.name.encode() + _header_bytes(file))
+            digest.update(file.name.encode() + self._headers[file].content)
             size = file.stat().st_size
             with open(file, "rb") as handle:
                 for sample in range(64):
@@ -144,8 +177,8 @@ class Checkpoint:
         What was left out because the model does not need it is said.
 
         Raises:
-            CheckpointError: the first few that are missing, not expected, or of another shape; or a tensor is not
-                equal to the one that it is tied to.
+            CheckpointError: the first few that are missing, not expected, of another shape, or no floating-point numbers; or
+                a tensor is not equal to the one that it is tied to.
         """
         here = self.shapes
         missing = [name for name in shapes if name not in here]
@@ -155,7 +188,17 @@ class Checkpoint:
             for name, shape in shapes.items()
             if name in here and here[name] != tuple(shape)
         ]
-        found = {"missing": missing, "not expected": extra, "of another shape": misshaped}
+        packed = [
+            f"{name} is {self.dtypes[name]}"
+            for name in shapes
+            if name in here and self.dtypes[name] not in _FLOATS
+        ]
+        found = {
+            "missing": missing,
+            "not expected": extra,
+            "of another shape": misshaped,
+            "no floating-point numbers": packed,
+        }
         if not any(found.values()):
             self._check_copies()
             self._say_what_is_left_out()
@@ -182,121 +225,6 @@ class Checkpoint:
         for why in dict.fromkeys(self._names.left_out.values()):
             names = [name for name, reason in self._names.left_out.items() if reason == why]
             say(f"left out of {self.folder.name}: {_first_few(names, 1)} ({why})")
-
-
-_SAVE_AGAIN = "Try: download the checkpoint again, or save it again with save_pretrained"
-
-
-def file_inside(folder: Path, name: str) -> Path:
-    """`folder / name`, once it is sure that it is a file that lies in this folder.
-
-    Links may lead from a snapshot folder of the hub's cache into its blobs, and nowhere else.
-
-    Raises:
-        CheckpointError: there is no such file, or a link leads elsewhere.
-    """
-    file, root = folder / name, folder.resolve()
-    if not file.is_file():
-        raise CheckpointError(f"{folder} has no {name}.\n  {_SAVE_AGAIN}")
-    real = file.resolve()
-    in_hub_cache = root.parent.name == "snapshots" and real.is_relative_to(root.parent.parent / "blobs")
-    if not (real.parent == root or in_hub_cache):
-        raise CheckpointError(
-            f"{file} is a link that leads out of its folder, so it is not read.\n"
-            f"  Try: put a copy of the file there instead of the link"
-        )
-    return file
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """A checkpoint folder's config.json.
-
-    Raises:
-        CheckpointError: it is missing or no JSON object.
-    """
-    if not (folder / "config.json").is_file():
-        gguf = next(iter(sorted(folder.glob("*.gguf"))), None)
-        raise CheckpointError(
-            f"{folder} has no config.json, so it is not a Hugging Face checkpoint folder.\n"
-            f"  Try: small.path={gguf or 'DIR with config.json and *.safetensors'}"
-        )
-    return read_json_object(file_inside(folder, "config.json"))
-
-
-def read_json_object(file: Path) -> dict[str, Any]:
-    """A JSON object; a key given twice is refused, because readers differ in which one they take."""
-
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        value = dict(pairs)
-        if len(value) != len(pairs):
-            raise ValueError("a key is there twice")
-        return value
-
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=once)
-        if not isinstance(value, dict):
-            raise ValueError("it is not an object")
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{file} is not readable JSON: {error}.\n  {_SAVE_AGAIN}") from error
-    return value
-
-
-def _weight_files(folder: Path) -> tuple[dict[str, str], list[Path]]:
-    """What the index says (tensor -> file name; empty without an index), and the safetensors files."""
-    if (folder / WEIGHTS_FILE).is_file():  # goes before an index, as in transformers
-        return {}, [file_inside(folder, WEIGHTS_FILE)]
-    if not (folder / INDEX_FILE).is_file():
-        raise _no_weights(folder)
-    index = file_inside(folder, INDEX_FILE)
-    mapped = read_json_object(index).get("weight_map")
-    if not isinstance(mapped, dict) or not mapped:
-        raise CheckpointError(f"{index} has no 'weight_map'.\n  {_SAVE_AGAIN}")
-    for name in mapped.values():
-        plain = (
-            isinstance(name, str) and name.endswith(".safetensors") and not any(c in name for c in "/\\:\0")
-        )
-        if not plain:
-            raise CheckpointError(
-                f"{index} points to {name!r}, which is not the plain name of a .safetensors file in the same "
-                f"folder; such an index may lead anywhere on the disk and is not followed.\n  {_SAVE_AGAIN}"
-            )
-    return mapped, [file_inside(folder, name) for name in sorted(set(mapped.values()))]
-
-
-def _no_weights(folder: Path) -> CheckpointError:
-    pickles = sorted(file.name for pattern in ("*.bin", "*.pt", "*.pth") for file in folder.glob(pattern))
-    if not pickles:
-        return CheckpointError(
-            f"{folder} has no {WEIGHTS_FILE} and no {INDEX_FILE}.\n"
-            "  Try: small.path=DIR with config.json and *.safetensors"
-        )
-    return CheckpointError(
-        f"{folder} has its weights in {_first_few(pickles)} and not in safetensors. Such files are pickles, "
-        "which can run code when they are read, so ligo does not read them.\n"
-        "  Try, if you trust where they come from:\n"
-        f"    python -c \"from transformers import AutoModelForCausalLM as M; M.from_pretrained('{folder}')"
-        f".save_pretrained('{folder}')\""
-    )
-
-
-def _read_header(file: Path) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Tensor -> (shape, dtype). The library checks that header and file length agree."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(file, framework="numpy") as handle:
-            slices = {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118 - not a dict
-            return {name: (tuple(s.get_shape()), str(s.get_dtype())) for name, s in slices.items()}
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{file} is damaged or was not written to its end: {_first_line(error)}.\n  {_SAVE_AGAIN}"
-        ) from error
-
-
-def _header_bytes(file: Path) -> bytes:
-    with open(file, "rb") as handle:
-        length = handle.read(8)
-        return length + handle.read(int.from_bytes(length, "little"))
 
 
 def _first_few(names: list[str], how_many: int = 3) -> str:

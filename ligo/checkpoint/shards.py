@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ligo.checkpoint.reader import INDEX_FILE, WEIGHTS_FILE
+from ligo.checkpoint.inspect import INDEX_FILE, WEIGHTS_FILE
 from ligo.checkpoint.stream import append_tensors, entry_bytes
 from ligo.core.errors import ConfigError
 from ligo.core.files import read_json, write_json

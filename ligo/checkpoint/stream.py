@@ -12,13 +12,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from ligo.checkpoint.headers import BYTES, seal, with_room_for_seal
 from ligo.core.errors import disk_full
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "U8": 1}
-"""Per number, by the dtype's name in safetensors."""
 
 Entries = Mapping[str, tuple[str, tuple[int, ...]]]
 """Name -> dtype as safetensors names it and shape, in the order of the bytes."""
@@ -76,7 +74,7 @@ def append_tensors(
 def write_tensor_file(
     path: Path, entries: Entries, tensors: Iterable[Tensor], metadata: Mapping[str, str]
 ) -> None:
-    """Write a file whole or not at all.
+    """Write a file whole or not at all, with its checksum in its header.
 
     Args:
         entries: in the order in which the tensors come.
@@ -95,7 +93,7 @@ def write_tensor_file(
 
     aside = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
-        append_tensors(aside, entries, checked(), metadata)
+        seal(aside, append_tensors(aside, entries, checked(), with_room_for_seal(metadata)))
         os.replace(aside, path)
     except OSError as error:
         raise disk_full(error, path) from error

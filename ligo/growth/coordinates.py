@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ligo.checkpoint.headers import DamagedFile
+from ligo.checkpoint.load import open_tensors
 from ligo.checkpoint.stream import write_tensor_file
 from ligo.core.errors import CheckpointError
 from ligo.families.spec import layout_size
@@ -96,12 +98,10 @@ def read_new_coordinates(path: Path) -> dict[str, list[np.ndarray]]:
     Raises:
         CheckpointError: the file is missing or damaged.
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
     try:
-        flags = load_file(path)
-    except (OSError, SafetensorError) as error:
+        with open_tensors(path, "numpy") as file:
+            flags = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+    except DamagedFile as error:
         raise CheckpointError(
             f"cannot read which coordinates are new from {path}: {error}.\n  Try: stages=[write,...] again"
         ) from error

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ligo.checkpoint.load import load_model
 from ligo.checkpoint.reader import read_config
 from ligo.core.errors import CheckpointError, NumericsError
 from ligo.families.base import family_of
@@ -51,8 +52,11 @@ def load_stock(folder: Path, dtype: str = "float32", *, with_more: bool = False)
     """
     import torch
 
-    model, info = model_class(family_of(read_config(folder))).from_pretrained(
-        folder, dtype=getattr(torch, dtype), output_loading_info=True, local_files_only=True
+    model, info = load_model(
+        model_class(family_of(read_config(folder))),
+        folder,
+        dtype=getattr(torch, dtype),
+        output_loading_info=True,
     )
     kinds = ("missing_keys", "mismatched_keys", *(() if with_more else ("unexpected_keys",)))
     problems = {key: sorted(map(str, info[key])) for key in kinds if info[key]}

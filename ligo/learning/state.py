@@ -11,10 +11,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from ligo.checkpoint.headers import DamagedFile, sealed, with_room_for_seal
+from ligo.checkpoint.load import open_tensors
 from ligo.core.errors import CheckpointError, disk_full
 from ligo.growth.plan import GrowthPlan
 from ligo.learning.fit import LearnedOperator
@@ -73,7 +74,8 @@ def save_operator(path: Path, plan: GrowthPlan, config: OperatorConfig, learned:
         small=learned.small,
     )
     metadata = {"growth": json.dumps(growth_fields(plan, config)), "learning": json.dumps(asdict(record))}
-    _write(path, save({k: v.contiguous() for k, v in learned.state.items()}, metadata))
+    maps = {name: values.contiguous() for name, values in learned.state.items()}
+    _write(path, sealed(save(maps, with_room_for_seal(metadata))))
 
 
 def load_maps(path: Path, plan: GrowthPlan, config: OperatorConfig) -> GrowthMaps:
@@ -148,9 +150,9 @@ def reuse_operator(source: Path, path: Path, plan: GrowthPlan, config: OperatorC
 
 def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     try:
-        with safe_open(path, "pt") as file:
+        with open_tensors(path) as file:
             return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
+    except DamagedFile as error:
         raise _unreadable(path, error) from error
 
 

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from ligo.checkpoint.load import open_tensors
+
 MOST_MAPS = 24
 _OPERATOR_FILE = "operator.safetensors"
 _HEADS = re.compile(r"(expand|reduce)\.((?:kv_)?heads.*)\.values")
@@ -42,17 +44,15 @@ def learned_changes(folder: Path) -> list[Change]:
 
     Head maps in forms other than dense are not matrices of heads, and are left out.
     """
-    from safetensors import SafetensorError, safe_open
-
     path = folder / _OPERATOR_FILE
     if not path.is_file():
         return []
     try:
-        with safe_open(path, "np") as file:
+        with open_tensors(path, "numpy") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in sorted(file.keys()) if _is_drawn(name)}
         growth, learning = (json.loads(metadata.get(key, "{}")) for key in ("growth", "learning"))
-    except (OSError, ValueError, SafetensorError):
+    except ValueError:
         return []  # the report is about more than this file
     if learning.get("best_step") == 0:
         return []

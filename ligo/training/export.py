@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ligo.checkpoint.hashes import write_hashes
 from ligo.checkpoint.optimizer import MOMENTS, OPTIMIZER_FILE, write_optimizer_file
 from ligo.checkpoint.reader import read_json_object
 from ligo.checkpoint.writer import write_weights
@@ -40,10 +41,11 @@ def export_checkpoint(checkpoint: Path, folder: Path, *, moments: bool = False) 
     config = read_json_object(checkpoint / "config.json")
     family, saved = family_of(config), SavedState(state_files(checkpoint))
     folder.mkdir(parents=True, exist_ok=True)
-    write_weights(folder, _on_disk(family, saved, WEIGHT))
+    written = write_weights(folder, _on_disk(family, saved, WEIGHT))
     write_json(folder / "config.json", without_paths({**config, "dtype": "float32"}))
     if moments and all(set(MOMENTS) <= set(saved.keys_of(name)) for name in saved.names()):
         _write_moments(folder / OPTIMIZER_FILE, family, saved)
+    write_hashes(folder, written["sha256"])
 
 
 def state_files(checkpoint: Path) -> list[Path]:

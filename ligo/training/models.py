@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ligo.checkpoint.load import load_model
 from ligo.checkpoint.reader import read_config
 from ligo.families import stock
 from ligo.families.base import family_of
@@ -27,10 +28,10 @@ def pretrained_model(folder: Path, deepspeed: Mapping[str, Any], config: TrainCo
         distributed.start()
         keys = {**deepspeed, "train_micro_batch_size_per_gpu": 1}
         sharding = HfDeepSpeedConfig(keys)  # must be alive while the model is built
-        model = stock_class.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+        model = load_model(stock_class, folder, dtype=torch.float32)
         del sharding
         return model
-    return stock_class.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    return load_model(stock_class, folder, dtype=torch.float32)
 
 
 def fresh_model(model_config: Mapping[str, Any], seed: int) -> Any:

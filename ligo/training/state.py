@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ligo.checkpoint.load import open_tensors
 from ligo.checkpoint.stream import append_tensors
 from ligo.core.errors import CheckpointError
 
@@ -138,9 +139,7 @@ class SavedState:
     """The files of all ranks as one: parameters by name, read by stretches."""
 
     def __init__(self, files: list[Path]) -> None:
-        from safetensors import safe_open
-
-        self._files = [safe_open(file, framework="pt") for file in files]
+        self._files = [open_tensors(file) for file in files]
         metadata = [file.metadata() for file in self._files]
         self._parameters: list[dict[str, Any]] = [json.loads(each["parameters"]) for each in metadata]
         self.extra: dict[str, Any] = json.loads(metadata[0]["extra"])

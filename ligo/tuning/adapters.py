@@ -15,6 +15,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ligo.checkpoint.inspect import ADAPTER_CONFIG, ADAPTER_FILE, header_of, inspect_adapter
+from ligo.checkpoint.load import load_adapter_beside, load_adapter_config
 from ligo.checkpoint.reader import WEIGHTS_FILE, read_json_object
 from ligo.checkpoint.writer import disk_errors, write_weights
 from ligo.core.errors import CheckpointError, ConfigError, nearest, require
@@ -22,7 +24,7 @@ from ligo.families.base import Family
 from ligo.families.stock import skeleton
 from ligo.tuning.config import TuningConfig
 
-ADAPTER_FILE, ADAPTER_CONFIG, RECORD = "adapter_model.safetensors", "adapter_config.json", "ligo.json"
+RECORD = "ligo.json"
 _ONE_SHARD = 10**15  # bytes; PEFT reads one file
 _CLASSES = {"lora": "LoraConfig", "vera": "VeraConfig"}
 
@@ -66,13 +68,13 @@ def _config_of_folder(folder: Path, made: Any, method: str) -> Any:
             raise CheckpointError(
                 f"tuning.adapter={folder} is no PEFT folder: it has no {name}.\n  Try: tuning.adapter=RUN/adapter"
             )
-    found = read_json_object(folder / ADAPTER_CONFIG)
+    found = inspect_adapter(folder)
     if str(found.get("peft_type", "")).lower() != method:
         raise CheckpointError(
             f"tuning.adapter={folder} is an adapter of the kind {found.get('peft_type')}, and tuning.method={method}.\n"
             f"  Try: tuning={str(found.get('peft_type', 'lora')).lower()}"
         )
-    config = made.from_pretrained(folder)
+    config = load_adapter_config(made, folder)
     config.base_model_name_or_path = None  # PEFT would compare it with the name of a skeleton
     return config
 
@@ -130,8 +132,6 @@ def _check_belongs(folder: Path, adapted: Any, fingerprint: str) -> None:
     Raises:
         CheckpointError: the adapter was made for another checkpoint, as its record says, or as its shapes do.
     """
-    from safetensors import safe_open
-
     if (folder / RECORD).is_file():
         there = read_json_object(folder / RECORD).get("base_fingerprint", fingerprint)
         if there != fingerprint:
@@ -139,8 +139,7 @@ def _check_belongs(folder: Path, adapted: Any, fingerprint: str) -> None:
                 f"the adapter in {folder} was tuned beside another checkpoint (fingerprint {there[:8]}, here "
                 f"{fingerprint[:8]}), and beside this one it means nothing.\n  Try: small.path= of that checkpoint"
             )
-    with safe_open(folder / ADAPTER_FILE, framework="pt") as file:
-        found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - not a dict
+    found = {name: entry.shape for name, entry in header_of(folder / ADAPTER_FILE).tensors.items()}
     wanted = {name: tuple(tensor.shape) for name, tensor in adapter_tensors(adapted).items()}
     for name in sorted(found.keys() | wanted.keys()):
         if found.get(name) != wanted.get(name):
@@ -162,7 +161,7 @@ def load_adapter(model: nn.Module, folder: Path, *, trainable: bool = False) -> 
     """The model with an adapter that was saved: PEFT's PeftModel."""
     peft = import_peft("adapters")
     with _quiet():
-        return peft.PeftModel.from_pretrained(model, folder, is_trainable=trainable)
+        return load_adapter_beside(model, peft.PeftModel, folder, is_trainable=trainable)
 
 
 def adapter_tensors(adapted: Any, trained: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:

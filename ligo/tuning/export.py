@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from ligo.checkpoint.assets import inherited_license, write_stock_files
+from ligo.checkpoint.hashes import write_hashes
 from ligo.checkpoint.reader import Checkpoint
 from ligo.checkpoint.writer import write_weights
 from ligo.core.files import write_json, write_text
@@ -62,11 +63,13 @@ def write_model(
     if merged and tuned.quantization != "none":
         note += f", which are those of the base as it is stored; it was trained beside them in {tuned.quantization}"
     _write_card(folder, source, tuned, f"{note}.", _LOAD_MODEL)
+    write_hashes(folder)
 
 
 def write_adapter_card(folder: Path, source: Checkpoint, tuned: Tuned) -> None:
     """The card and the record of a PEFT folder."""
     _write_card(folder, source, tuned, "The folder holds the adapter alone.", _LOAD_ADAPTER)
+    write_hashes(folder)
 
 
 def _write_card(folder: Path, source: Checkpoint, tuned: Tuned, note: str, load: str) -> None:

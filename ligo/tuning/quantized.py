@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ligo.checkpoint.load import load_model
 from ligo.checkpoint.reader import read_config
 from ligo.core import distributed
 from ligo.core.errors import ConfigError, require
@@ -33,10 +34,10 @@ def quantized_model(folder: Path, config: TrainConfig, *, double_quantization: b
     if config.engine == "deepspeed":
         distributed.start()  # picks this rank's GPU
     dtype = _DTYPES[config.precision]
-    model = model_class(family_of(read_config(folder))).from_pretrained(
+    model = load_model(
+        model_class(family_of(read_config(folder))),
         folder,
         dtype=dtype,
-        local_files_only=True,
         device_map={"": torch.cuda.current_device() if torch.cuda.is_available() else "cpu"},
         quantization_config=BitsAndBytesConfig(
             load_in_4bit=True,

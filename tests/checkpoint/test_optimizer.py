@@ -32,6 +32,11 @@ LLAMA = FAMILIES["llama"]
 STEPS = 3
 
 
+@pytest.fixture(autouse=True)
+def pickles_are_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIGO_ALLOW_PICKLE", "true")  # as `allow_pickle=true` on the command line does
+
+
 def trained(family: Family, grouping: str = "all") -> tuple[Any, torch.optim.Optimizer, dict[str, Any]]:
     """A model after three steps of AdamW, and its moments by name on disk."""
     torch.manual_seed(0)
@@ -139,7 +144,7 @@ def test_a_checkpoint_without_state_is_refused_and_what_is_beside_it_is_named(tm
     ):
         open_optimizer_state(tmp_path, None, LLAMA)
     (tmp_path / "optimizer.pt").touch()
-    with pytest.raises(ConfigError, match=r"small.optimizer_state=.*optimizer.pt, or"):
+    with pytest.raises(ConfigError, match=r"small.optimizer_state=.*optimizer.pt allow_pickle=true, or"):
         open_optimizer_state(tmp_path, None, LLAMA)
     refused(tmp_path / "absent", "there is no optimiser state")
 

@@ -107,7 +107,7 @@ def test_no_weights(tmp_path: Path) -> None:
     assert f"has no {WEIGHTS_FILE} and no {INDEX_FILE}" in refusal(tmp_path)
     (tmp_path / "pytorch_model.bin").touch()
     words = refusal(tmp_path)
-    assert "pytorch_model.bin" in words and "pickles" in words and "save_pretrained" in words
+    assert "pytorch_model.bin" in words and "pickles" in words and "allow_pickle=true" in words
 
 
 @pytest.mark.parametrize(

@@ -179,7 +179,10 @@ def save_as_their_makers_do(engine: Any, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["torch", "ZeRO-0 fp32", "ZeRO-0 bf16", "ZeRO-1 fp32", "ZeRO-3 bf16"])
-def test_checkpoints_of_either_engine_are_read(name: str, make: Make, tmp_path: Path) -> None:
+def test_checkpoints_of_either_engine_are_read(
+    name: str, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LIGO_ALLOW_PICKLE", "true")  # as `allow_pickle=true` on the command line does
     engine = make(name)
     for step in range(3):
         engine.step(batch(step), LR)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ligo.checkpoint.load import load_model, load_tokenizer
 from ligo.core.errors import CheckpointError, ConfigError
 from ligo.instruction.config import TeacherConfig
 from ligo.instruction.prompt import Request
@@ -32,14 +33,14 @@ class LocalTeacher:
                 "  Try: teacher.path=DIR, a folder that transformers can load"
             )
         import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoModelForCausalLM
 
         from ligo.core.libraries import quiet_libraries
 
         quiet_libraries()
         try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, padding_side="left")
-            model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+            self._tokenizer: Any = load_tokenizer(folder, padding_side="left")
+            model: Any = load_model(AutoModelForCausalLM, folder, dtype="auto")
         except (OSError, ValueError) as error:
             raise CheckpointError(
                 f"{folder} cannot be loaded as a causal language model: {str(error).splitlines()[0]}.\n"

@@ -1,0 +1,54 @@
+"""make bench-trust: checkpoints from strangers, damaged ones of our own, and what else a user may be exposed to.
+
+    python -m benchmarks.trust [traversal=47 mutations=10000 ...]
+
+Campaigns are those of tests/trust; figures go to benchmarks/results/trust.json.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+
+from benchmarks.common import REPO, Figures, finish, row, run_measures
+
+COUNTS = {"traversal": 47, "pickles": 528, "mutations": 10_000, "hostile": 89}
+WORDS = {
+    "traversal": "indices, links and keys that lead out of a checkpoint folder, refused with no file opened there",
+    "pickles": "malicious pickles of 22 kinds under 24 names that did not run",
+    "mutations": "changed safetensors files: no crash, and no number of our own checkpoints silently another",
+    "hostile": "hostile JSON refused in less than 1 s with less than 64 MB allocated",
+}
+
+
+def campaign_rows(counts: dict[str, int] = COUNTS) -> Figures:
+    """One row for each campaign: good trials of all."""
+    command = [sys.executable, "-m", "tests.trust.campaigns", *(f"{name}={n}" for name, n in counts.items())]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "DS_ACCELERATOR": "cpu"}
+    done = subprocess.run(command, cwd=REPO, check=True, stdout=subprocess.PIPE, text=True, env=environment)
+    details = json.loads(done.stdout.splitlines()[-1])
+    rows = {
+        WORDS[name]: row(found["good"], found["trials"], found["good"] == found["trials"])
+        for name, found in details.items()
+    }
+    return rows, details
+
+
+def main() -> None:
+    asked = {name: int(count) for name, _, count in (word.partition("=") for word in sys.argv[1:])}
+    if asked:
+        finish("trust", *campaign_rows(asked))
+        return
+    measures = [campaign_rows]
+    if importlib.util.find_spec("benchmarks.trust_faults"):
+        from benchmarks.trust_faults import faults_rows
+
+        measures.append(faults_rows)
+    finish("trust", *run_measures(measures))
+
+
+if __name__ == "__main__":
+    main()
