@@ -41,8 +41,8 @@ class TasksConfig(EvaluationConfig):
     """{TASK: METRIC}: the one metric of a task, such as acc, acc_norm or acc_mutual_info. The others: as their file says."""
     overrides: dict[str, Any] = field(default_factory=dict)
     """{TASK: {KEY: VALUE}}: keys of the task's file, passed through as they are."""
-    num_fewshot: int = 0
-    """Examples in a prompt."""
+    num_fewshot: int | None = None
+    """Examples in a prompt. null: as the file of each task says, else none."""
     limit: int | None = None
     """Use the first items of each task only; for trials."""
     unconditional_context: str = ""
@@ -71,7 +71,8 @@ class Tasks(EvaluationOfEach[TasksConfig]):
                     f"evaluation.metrics or evaluation.overrides names {key}, which is not in evaluation.tasks.\n"
                     f"  Tasks: {', '.join(config.tasks)}.\n  Try: {nearest(key, config.tasks) or config.tasks[0]}"
                 )
-        check_between("evaluation.num_fewshot", config.num_fewshot, 0)
+        if config.num_fewshot is not None:
+            check_between("evaluation.num_fewshot", config.num_fewshot, 0)
         check_between("evaluation.batch_size", config.batch_size, 1)
         for name in ("limit", "window"):
             if (value := getattr(config, name)) is not None:
@@ -88,7 +89,8 @@ class Tasks(EvaluationOfEach[TasksConfig]):
             check_causal(model)
             if self.config.window is not None:
                 check_window(model, self.config.window, "evaluation.window")
-        self._tasks = load_tasks(self.config)
+        self._manager = task_manager(self.config)
+        self._tasks = load_tasks(self.config, self._manager)
         digest = hashlib.sha256()
         for name, task in self._tasks.items():
             digest.update(name.encode())
@@ -107,6 +109,7 @@ class Tasks(EvaluationOfEach[TasksConfig]):
                 tasks=list(self._tasks.values()),
                 num_fewshot=self.config.num_fewshot,
                 limit=self.config.limit,
+                task_manager=self._manager,
                 bootstrap_iters=_BOOTSTRAP_SAMPLES,
                 log_samples=False,
                 random_seed=seed,
@@ -116,21 +119,19 @@ class Tasks(EvaluationOfEach[TasksConfig]):
             )
         details = {
             "task_versions": results["versions"],
-            "num_fewshot": self.config.num_fewshot,
+            "num_fewshot": results["n-shot"],
             "truncated_prompts": harness.num_truncated,
         }
         return Findings(rows=list(_rows(model.name, results)), flops=meter.flops, details=details)
 
 
-def load_tasks(config: TasksConfig) -> dict[str, Any]:
+def load_tasks(config: TasksConfig, manager: Any) -> dict[str, Any]:
     """The harness' tasks with their data: name -> Task; groups and tags are taken apart.
 
     Raises:
         ConfigError: there is no such task, or the harness refuses a key or a metric.
         DataError: a task's data cannot be had.
     """
-    _quiet_harness()
-    manager = _manager(config)
     loaded: dict[str, Any] = {}
     for name in config.tasks:
         changes = dict(config.overrides.get(name, {}))
@@ -156,7 +157,7 @@ def load_tasks(config: TasksConfig) -> dict[str, Any]:
     return loaded
 
 
-def _manager(config: TasksConfig) -> Any:
+def task_manager(config: TasksConfig) -> Any:
     """The harness' index of tasks; its own thousands are read only where they are needed.
 
     Raises:
@@ -164,6 +165,7 @@ def _manager(config: TasksConfig) -> Any:
     """
     from lm_eval.tasks import TaskManager
 
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of each thing that it is asked for
     folder = None if config.include_path is None else str(Path(config.include_path).expanduser())
     if folder is not None:
         manager = TaskManager(include_path=folder, include_defaults=False)
@@ -236,8 +238,3 @@ def _rows(model: str, results: Mapping[str, Any]) -> Iterator[Row]:
                 standard_error=float(error) if isinstance(error, (int, float)) else None,
                 count=int(results["n-samples"][task]["effective"]),
             )
-
-
-def _quiet_harness() -> None:
-    """It warns of each thing that it is asked for."""
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)
