@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ligo.core.errors import CheckpointError, ConfigError, DataError
+from ligo.core.log import warn
 from ligo.data.encode import boundary_tokens, too_many_ids
 from ligo.evaluation.models import Model
 
@@ -67,3 +68,16 @@ def token_ids(model: Model, texts: Sequence[str]) -> list[list[int]]:
     if vocab_size is not None and largest >= vocab_size:
         raise too_many_ids(f"of models.{model.name} gives {largest}", vocab_size)
     return [[prefix, *ids] for ids in found]
+
+
+def unknown_tokens(model: Model, texts: Sequence[list[int]]) -> int:
+    """How many tokens stand for text that the tokenizer does not know; what they cost says little of that text."""
+    unknown = model.tokenizer().unk_token_id
+    count = 0 if unknown is None else sum(ids[1:].count(unknown) for ids in texts)
+    if count:
+        total = sum(len(ids) - 1 for ids in texts)
+        warn(
+            f"{count:,} of {total:,} tokens are unknown to the tokenizer of models.{model.name}: its perplexity and bits per "
+            "byte are too low"
+        )
+    return count

@@ -22,7 +22,7 @@ from ligo.core.log import progress
 from ligo.core.run import Run
 from ligo.data.config import DataConfig
 from ligo.data.sources import documents
-from ligo.evaluation.causal import check_causal, check_window, shared_window
+from ligo.evaluation.causal import check_causal, check_window, shared_window, token_ids, unknown_tokens
 from ligo.evaluation.meter import metered
 from ligo.evaluation.models import Model
 from ligo.evaluation.registry import EVALUATIONS, EvaluationConfig, EvaluationOfEach, Findings, Row
@@ -111,7 +111,7 @@ class TextLoss:
 
 
 def ratio(numerators: np.ndarray, denominators: np.ndarray) -> tuple[float, float | None]:
-    """Sum over sum, and its standard error over the items (Cochran 1977, Sampling Techniques, eq. 6.13; no finite
+    """Sum over sum, and its standard error over the items (Cochran 1977, Sampling Techniques, chapter 6; no finite
     population); None for a single item."""
     total = float(denominators.sum())
     value = float(numerators.sum()) / total
@@ -203,9 +203,8 @@ class Perplexity(EvaluationOfEach[PerplexityConfig]):
         return digest.hexdigest()
 
     def evaluate(self, model: Model, run: Run, seed: int) -> Findings:
-        from ligo.evaluation.causal import token_ids
-
         texts = token_ids(model, self._documents)
+        num_unknown = unknown_tokens(model, texts)
         loaded = model.load()
         with metered(model, loaded) as meter:
             nats = score(
@@ -220,6 +219,7 @@ class Perplexity(EvaluationOfEach[PerplexityConfig]):
             "documents": len(texts),
             "tokens": int(loss.tokens.sum()),
             "bytes": int(loss.num_bytes.sum()),
+            "unknown_tokens": num_unknown,
             "window": self._window,
             "stride": self._stride,
         }

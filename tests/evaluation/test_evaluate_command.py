@@ -56,6 +56,7 @@ def test_every_shipped_evaluation_composes_into_its_own_options(name: str, tmp_p
     [
         (["evaluation.path=x"], "there is no model to evaluate.\n  Try: models.NAME.path=DIR"),
         (["models.a.path=x"], "evaluation.path is not set"),
+        (["models={'a b': {path: x}}", "evaluation.path=x"], "'a b' does not.\n  Try: models.a-b.path="),
         (["models.a.pat=x", "evaluation.path=x"], "pat"),
         (["evaluation=perplexty"], "evaluation=perplexty is not known(.|\n)*Try: evaluation=perplexity"),
         (["models.a.path=x", "evaluation.path=x", "evaluation.window=0"], "evaluation.window=0 must be at least 1"),

@@ -73,7 +73,7 @@ def test_bits_per_byte_of_a_known_model_by_hand(
     assert found["known", "text", "perplexity"] == pytest.approx(2 ** (10 / 7), abs=EXACT)
     record = json.loads((tmp_path / "run" / "evaluation.json").read_text())
     assert record["models"]["known"]["details"] == {
-        "documents": 2, "tokens": 7, "bytes": 7, "window": WINDOW, "stride": WINDOW // 2
+        "documents": 2, "tokens": 7, "bytes": 7, "unknown_tokens": 0, "window": WINDOW, "stride": WINDOW // 2
     }  # fmt: skip
     bits = next(row for row in record["rows"] if row["metric"] == "bits_per_byte")
     assert bits["count"] == 2
