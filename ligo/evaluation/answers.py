@@ -119,6 +119,7 @@ def answer(
         CheckpointError: the model cannot be loaded.
         ResourceError: the disk is full.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     file = JsonLines(path)
     try:
         there = file.read()

@@ -208,13 +208,22 @@ class Pairwise(Evaluation[PairwiseConfig]):
         }
 
 
+_NAMES = {
+    "teacher=": "evaluation.judge.name=",
+    "teacher.": "evaluation.judge.",
+    "completions.jsonl": "judgements.jsonl",
+}
+
+
 @contextmanager
 def _named_as_here() -> Iterator[None]:
     """Teachers say how they are set in ligo.instruct."""
     try:
         yield
     except (ConfigError, CheckpointError, DataError) as error:
-        words = str(error).replace("teacher=", "evaluation.judge.name=").replace("teacher.", "evaluation.judge.")
+        words = str(error)
+        for theirs, ours in _NAMES.items():
+            words = words.replace(theirs, ours)
         raise type(error)(words) from error
 
 

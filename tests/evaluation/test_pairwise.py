@@ -297,3 +297,10 @@ def test_prompts_and_judges_that_cannot_be_are_refused(
         assert compare(models, questions, tmp_path / "run", *more) == 2
         assert re.search(words, capsys.readouterr().err)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_checkpoint_folder_can_be_the_judge(models: list[str], questions: Path, tmp_path: Path) -> None:
+    judge = random_checkpoint(tmp_path / "judge", seed=2, max_position_embeddings=4096)
+    more = ("evaluation.judge.name=local", f"evaluation.judge.path={judge}", "evaluation.judge.max_tokens=4")
+    assert compare(models, questions, tmp_path / "run", *more) == 0
+    assert figures(tmp_path / "run")["one", "one vs other", "unread"] == 1  # it babbles

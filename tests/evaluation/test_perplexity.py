@@ -227,3 +227,19 @@ def test_losses_that_are_not_finite_are_refused(random_folder: Path) -> None:
         loaded.lm_head.weight.fill_(float("nan"))
     with pytest.raises(NumericsError, match="1 of 1 documents have a loss that is not finite"):
         score(loaded, [[0, 1, 2]], window=4, stride=4, batch_tokens=4)
+
+
+def test_a_real_model_on_real_text_beats_the_frequencies_of_characters(
+    stories260k: Path, tinystories: Path, tmp_path: Path
+) -> None:
+    import gzip
+
+    stories = gzip.open(tinystories / "valid.txt.gz", "rt", encoding="utf-8").read().split("<|endoftext|>")[:8]
+    stories = [story.strip() for story in stories]
+    (tmp_path / "stories.txt").write_text("<|endoftext|>".join(stories), encoding="utf-8")
+    arguments = [f"models.it.path={stories260k}", f"evaluation.path={tmp_path / 'stories.txt'}", "compute.device=cpu"]
+    assert run(*arguments, f"run.dir={tmp_path / 'run'}", "evaluation.window=256") == 0
+    text = "".join(stories)
+    shares = np.array([text.count(character) for character in set(text)]) / len(text)
+    bits = figures(tmp_path / "run")["it", "text", "bits_per_byte"]
+    assert 0.5 < bits < 0.5 * float(-(shares * np.log2(shares)).sum())
