@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ligo.core.checks import check_between
+from ligo.core.checks import check_between, check_choice
 from ligo.core.errors import ConfigError, DataError, check_installed, nearest
 from ligo.core.run import Run
 from ligo.evaluation.causal import check_causal, check_window
@@ -23,6 +23,7 @@ from ligo.evaluation.meter import metered
 from ligo.evaluation.models import Model
 from ligo.evaluation.registry import EVALUATIONS, EvaluationConfig, EvaluationOfEach, Findings, Row
 
+METRICS = ("acc", "acc_norm", "acc_mutual_info")
 _BOOTSTRAP_SAMPLES = 1000
 """For the standard error of metrics that are no means, such as BLEU."""
 _LONGEST = 2048  # where neither the model nor evaluation.window names a limit
@@ -38,7 +39,8 @@ class TasksConfig(EvaluationConfig):
     include_path: str | None = None
     """A folder of task files (.yaml), which go before those of the harness."""
     metrics: dict[str, str] = field(default_factory=dict)
-    """{TASK: METRIC}: the one metric of a task, such as acc, acc_norm or acc_mutual_info. The others: as their file says."""
+    """{TASK: METRIC}: the one metric of a task of choices: acc, acc_norm (by characters) or acc_mutual_info. The other tasks:
+    as their files say."""
     overrides: dict[str, Any] = field(default_factory=dict)
     """{TASK: {KEY: VALUE}}: keys of the task's file, passed through as they are."""
     num_fewshot: int | None = None
@@ -71,6 +73,8 @@ class Tasks(EvaluationOfEach[TasksConfig]):
                     f"evaluation.metrics or evaluation.overrides names {key}, which is not in evaluation.tasks.\n"
                     f"  Tasks: {', '.join(config.tasks)}.\n  Try: {nearest(key, config.tasks) or config.tasks[0]}"
                 )
+        for task, metric in config.metrics.items():
+            check_choice(f"evaluation.metrics.{task}", metric, METRICS)
         if config.num_fewshot is not None:
             check_between("evaluation.num_fewshot", config.num_fewshot, 0)
         check_between("evaluation.batch_size", config.batch_size, 1)

@@ -146,7 +146,8 @@ def test_llamas_table_names_eight_tasks_that_the_harness_has() -> None:
     ("more", "code", "words"),
     [
         (["evaluation.tasks=[chosing]"], 2, "no task 'chosing' in lm-evaluation-harness nor in .*\n  Try: evaluation.tasks=.choosing."),
-        (["evaluation.metrics={choosing: acc_nrm}"], 2, "does not take the task choosing"),
+        (["evaluation.metrics={choosing: acc_nrm}"], 2, "evaluation.metrics.choosing=acc_nrm is not one of acc, acc_norm"),
+        (["evaluation.overrides={choosing: {doc_to_texts: x}}"], 2, "does not take the task choosing"),
         (["evaluation.overrides={choosing: {dataset_kwargs: {data_files: {test: nowhere.jsonl}}}}"], 3, "the data of the task choosing cannot be had"),
         (["evaluation.window=65"], 2, "evaluation.window=65 is more than the 64 positions of models.it"),
         (["evaluation.include_path=nowhere"], 2, "evaluation.include_path=nowhere is no folder"),
