@@ -195,7 +195,7 @@ def harness_model(model: Model, loaded: Any, config: TasksConfig) -> Any:
     import torch
     from lm_eval.models.huggingface import HFLM
 
-    class CountingModel(HFLM):
+    class CountingModel(HFLM):  # type: ignore[misc]  # the harness has no types
         num_truncated = 0
 
         def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> Any:

@@ -117,7 +117,7 @@ class Pair:
         """
         of_first = _means(self.read, lambda judged: _points(judged, judged[0].first))
         points = _by_question(self.read, lambda judged: _points(judged, self.one))
-        shared = {
+        shared: dict[str, Sequence[float]] = {
             "ties": [verdict == "tie" for _, verdict in self.read],
             "agree": [len(set(both)) == 1 for both in points.values() if len(both) == 2],
             "first_preferred": list(of_first.values()),
@@ -125,7 +125,7 @@ class Pair:
         }
         rows = []
         for model in (self.one, self.other):
-            own = {
+            own: dict[str, Sequence[float]] = {
                 "score": list(self.scores(model).values()),
                 "wins": [_points(judged, model) == 1 for judged in self.read],
             }
