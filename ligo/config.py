@@ -204,8 +204,9 @@ class Options:
     root: str
     """File in conf/ with the defaults; python -m ligo.<root>."""
     schema: type
-    groups: Mapping[str, type | None]
-    """The dataclass of each Hydra group, or None where its keys are another program's."""
+    groups: Mapping[str, type | Mapping[str, type] | None]
+    """The dataclass of each Hydra group; where its options have keys of their own, theirs by name; or None where its keys are
+    another program's."""
     check: Callable[[Any], None]
     """Checks of the composed config that a type cannot express."""
 
@@ -233,8 +234,19 @@ _PATHS = (
     "learn.operator",
     "prompt.seeds",
     "tuning.adapter",
+    ".base",
+    ".questions",
+    ".include_path",
 )
-_FREE = ("deepspeed.", "small.model.", "small.shape.", "tuning.peft.")
+_FREE = (
+    "deepspeed.",
+    "small.model.",
+    "small.shape.",
+    "tuning.peft.",
+    "models.",
+    "evaluation.overrides.",
+    "evaluation.metrics.",
+)
 
 
 def conf_dir() -> Path:
@@ -251,8 +263,10 @@ def register_schemas(command: Options) -> None:
     store = ConfigStore.instance()
     store.store(name=f"{command.root}_schema", node=command.schema)
     for group, schema in command.groups.items():
-        if schema is not None:
-            store.store(group=group, name=f"{group}_schema", node=schema)
+        schemas = schema if isinstance(schema, Mapping) else {group: schema}
+        for name, node in schemas.items():
+            if node is not None:
+                store.store(group=group, name=f"{name}_schema", node=node)
 
 
 def options(group: str) -> list[str]:
@@ -324,13 +338,16 @@ def compose_from_file(path: Path, command: Options) -> tuple[Any, str]:
 
     try:
         text = path.read_text(encoding="utf-8")
-        merged = OmegaConf.merge(OmegaConf.structured(command.schema), OmegaConf.create(text))
-        config = OmegaConf.to_object(merged)
+        tree, schema = OmegaConf.create(text), OmegaConf.structured(command.schema)
+        for group, schemas in command.groups.items():
+            if isinstance(schemas, Mapping):
+                schema[group] = schemas[OmegaConf.select(tree, f"{group}.name")]
+        config = OmegaConf.to_object(OmegaConf.merge(schema, tree))
     except OSError as error:
         raise ConfigError(
             f"--config {path} cannot be read: {error.strerror}.\n  Try: --config RUN/config.yaml"
         ) from error
-    except (OmegaConfBaseException, yaml.YAMLError, ValueError, OverflowError) as error:
+    except (OmegaConfBaseException, yaml.YAMLError, KeyError, ValueError, OverflowError) as error:
         raise ConfigError(
             f"{path} holds no config: {_readable(error, command)}.\n  Try: --config RUN/config.yaml"
         ) from error
@@ -588,9 +605,8 @@ def _checked(argument: str, known: list[str], command: Options) -> str:
     if bare in command.groups and not value.startswith("{"):
         _check_option(bare, value)
         return argument
-    if f"{bare}.".startswith(_FREE) or bare == "data.sources":
-        return f"++{bare}={value}"
-    if bare not in known:
+    free = f"{bare}.".startswith(_FREE) or bare == "data.sources"
+    if not free and bare not in known:
         close = nearest(bare, known) or nearest(bare.split(".")[-1], [k.split(".")[-1] for k in known])
         full = close if close in known else next((k for k in known if k.split(".")[-1] == close), None)
         help_lists = f"python -m ligo.{command.root} --help lists them all"
@@ -605,8 +621,12 @@ def _checked(argument: str, known: list[str], command: Options) -> str:
     if bare.endswith(_PATHS) and value and value != "null" and value[0] not in "'\"":
         # file names may hold anything, which Hydra's grammar would try to read as a list or a choice
         escaped = value.replace("'", "\\'")
-        return f"{bare}='{escaped}'"
-    return f"{bare}={value}"
+        value = f"'{escaped}'"
+    if bare.startswith("models."):  # OmegaConf makes entries of a typed dictionary only with all of it
+        for key in reversed(bare.split(".")[1:]):
+            value = f"{{{key}: {value}}}"
+        bare = "models"
+    return f"{'++' if free else ''}{bare}={value}"
 
 
 def _flat_keys(tree: Any, prefix: str = "") -> list[str]:
