@@ -12,7 +12,7 @@ extras = {
     "peft": ["peft>=0.19,<0.30", "bitsandbytes>=0.49,<0.60"],
     "nf4": ["bitsandbytes>=0.49,<0.60"],
     "slurm": ["submitit>=1.5,<2"],
-    "eval": ["lm-eval[hf]>=0.4.10,<0.5"],
+    "eval": ["lm-eval[hf]>=0.4.12,<0.5"],
     "data": ["pyarrow>=18", "datasets>=4,<6"],
     "gguf": ["gguf>=0.17,<1"],
     "images": ["scikit-learn>=1.5,<2", "pillow>=11"],

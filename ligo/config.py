@@ -238,7 +238,7 @@ _PATHS = (
     ".questions",
     ".include_path",
 )
-_FREE = ("deepspeed.", "small.model.", "small.shape.", "tuning.peft.", "models.")
+_FREE = ("deepspeed.", "small.model.", "small.shape.", "tuning.peft.", "models.", "evaluation.overrides.")
 
 
 def conf_dir() -> Path:

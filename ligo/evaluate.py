@@ -12,6 +12,8 @@ import yaml
 
 from ligo.command import main
 from ligo.config import Options, RunConfig
+from ligo.core.distributed import world_size
+from ligo.core.errors import ConfigError
 from ligo.core.log import say
 from ligo.core.run import Run, config_hash
 from ligo.evaluation.models import ComputeConfig, Model, ModelConfig
@@ -69,6 +71,11 @@ def evaluate(config: EvaluateConfig, config_yaml: str) -> None:
     from ligo.core.libraries import quiet_libraries
     from ligo.evaluation.table import markdown
 
+    if world_size() > 1:
+        raise ConfigError(
+            f"ligo.evaluate runs in one process, and there are {world_size()} ranks.\n"
+            "  Try: python -m ligo.evaluate without a launcher, for other models on each device"
+        )
     evaluation = EVALUATIONS.get(config.evaluation.name)(config.evaluation)
     models = [Model.open(name, model, config.compute) for name, model in config.models.items()]
     quiet_libraries()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -152,7 +153,7 @@ class Model:
 
 
 def check(models: dict[str, ModelConfig], compute: ComputeConfig) -> None:
-    """Refuse no models, and words that are no choice.
+    """Refuse no models, names that no file can have, and words that are no choice.
 
     Raises:
         ConfigError: the key and the choices.
@@ -161,6 +162,13 @@ def check(models: dict[str, ModelConfig], compute: ComputeConfig) -> None:
         raise ConfigError(
             "there is no model to evaluate.\n  Try: models.NAME.path=DIR, once for each model, under names of your choice"
         )
+    for name in models:
+        plain = re.sub(r"[^\w.-]", "-", name)
+        if plain != name or not name:  # it names files and stands in tables
+            raise ConfigError(
+                f"the name of a model may hold letters, digits, '_', '.' and '-', and {name!r} does not.\n"
+                f"  Try: models.{plain or 'NAME'}.path="
+            )
     check_choice("compute.device", compute.device, DEVICES)
     check_choice("compute.dtype", compute.dtype, DTYPES)
 

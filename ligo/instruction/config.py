@@ -104,6 +104,25 @@ class InstructConfig:
     """Decides which seed tasks each request shows, and what a local teacher samples."""
 
 
+def check_teacher(teacher: TeacherConfig, section: str) -> None:
+    """Refuse values that no teacher can have.
+
+    Args:
+        section: where these options are typed.
+
+    Raises:
+        ConfigError: the value, and its range.
+    """
+    check_between(f"{section}.temperature", teacher.temperature, 0, 2)
+    check_between(f"{section}.top_p", teacher.top_p, 0, 1, above=True)
+    check_between(f"{section}.max_tokens", teacher.max_tokens, 1)
+    check_between(f"{section}.concurrency", teacher.concurrency, 1, 1000)
+    check_between(f"{section}.max_retries", teacher.max_retries, 0, 1000)
+    check_between(f"{section}.timeout", teacher.timeout, 0, above=True)
+    check_between(f"{section}.prompt_price", teacher.prompt_price, 0)
+    check_between(f"{section}.completion_price", teacher.completion_price, 0)
+
+
 def check(config: InstructConfig) -> None:
     """Refuse values that cannot be.
 
@@ -111,16 +130,9 @@ def check(config: InstructConfig) -> None:
         ConfigError: the value, why it cannot be, and what to type instead.
     """
     teacher, prompt, keep = config.teacher, config.prompt, config.filter
+    check_teacher(teacher, "teacher")
     check_between("count", config.count, 1)
     check_between("patience", config.patience, 1)
-    check_between("teacher.temperature", teacher.temperature, 0, 2)
-    check_between("teacher.top_p", teacher.top_p, 0, 1, above=True)
-    check_between("teacher.max_tokens", teacher.max_tokens, 1)
-    check_between("teacher.concurrency", teacher.concurrency, 1, 1000)
-    check_between("teacher.max_retries", teacher.max_retries, 0, 1000)
-    check_between("teacher.timeout", teacher.timeout, 0, above=True)
-    check_between("teacher.prompt_price", teacher.prompt_price, 0)
-    check_between("teacher.completion_price", teacher.completion_price, 0)
     check_between("prompt.shown", prompt.shown, 1)
     check_between("prompt.tasks", prompt.tasks, prompt.shown + 1, 1000)
     check_between("filter.min_words", keep.min_words, 1)

@@ -220,7 +220,7 @@ def test_a_model_learns_to_answer(tmp_path: Path) -> None:
     for name in ("train", "dev"):
         squad_file(tmp_path / "data" / f"{name}-v1.1.json", items)
     options = ("evaluation.train.steps=30", "evaluation.train.batch_size=6", "evaluation.rates=[2e-3]")
-    found = run(tmp_path / "run", "questions", {"small": BERT}, f"evaluation.path={tmp_path / 'data'}", *options)
+    found = run(tmp_path / "run", "squad", {"small": BERT}, f"evaluation.path={tmp_path / 'data'}", *options)
     assert value(found, "exact") > 0.8 and value(found, "f1") >= value(found, "exact")
     assert found["models"]["small"]["details"]["runs"][0]["drawn"] == ["qa_outputs.bias", "qa_outputs.weight"]
 
@@ -229,4 +229,4 @@ def test_a_stride_that_leaves_no_room_is_refused(tmp_path: Path) -> None:
     for name in ("train", "dev"):
         squad_file(tmp_path / f"{name}.json", [answered("Who?", "the king")])
     with pytest.raises(ConfigError, match="evaluation.stride=30: beside questions of 10 tokens, a window of 32 has room for 18"):
-        run(tmp_path / "run", "questions", {"small": BERT}, f"evaluation.path={tmp_path}", "evaluation.stride=30")
+        run(tmp_path / "run", "squad", {"small": BERT}, f"evaluation.path={tmp_path}", "evaluation.stride=30")
