@@ -104,7 +104,10 @@ class Classification(EvaluationOfEach[ClassificationConfig]):
         def read(path: str, split: str) -> list[Example]:
             return read_examples(path, split, task, config.task)
 
-        found = {"train": read(path, "train"), "validation": read(config.validation_path or folder, "validation")}
+        found = {
+            "train": read(path, "train"),
+            "validation": read(config.validation_path or folder, "validation"),
+        }
         if config.task == "mnli" and config.validation_path is None:
             try:
                 found["mismatched"] = read(folder, "mismatched")

@@ -53,7 +53,8 @@ class ImageClassification(EvaluationOfEach[ImagesConfig]):
     def prepare(self, models: Sequence[Model]) -> str:
         options.check_models(models, self.config)
         check_installed()
-        self._families, self._pictures = {}, {}
+        self._families: dict[str, ViT] = {}
+        self._pictures: dict[str, dict[str, Pictures]] = {}
         by_shape: dict[tuple[int, int], dict[str, Pictures]] = {}
         for model in models:
             family = family_of(model.config)
@@ -167,7 +168,9 @@ _ROWS_AT_ONCE = 64  # per forward pass of an evaluation
 def _rows(pictures: Pictures) -> list[np.ndarray]:
     """int64 [<= 64, pixels + 1] each, in the order of the images."""
     return [
-        np.column_stack([pictures.pixels[first : first + _ROWS_AT_ONCE], pictures.labels[first : first + _ROWS_AT_ONCE]])
+        np.column_stack(
+            [pictures.pixels[first : first + _ROWS_AT_ONCE], pictures.labels[first : first + _ROWS_AT_ONCE]]
+        )
         for first in range(0, len(pictures.labels), _ROWS_AT_ONCE)
     ]
 
@@ -184,4 +187,4 @@ def _with_classes(family: Family, classes: Sequence[str]) -> ViT:
 
 def _task_of(config: ImagesConfig) -> str:
     """The name of the folder or file."""
-    return Path(config.path or "").name.removesuffix(".npz")
+    return Path(config.path or "").expanduser().resolve().name.removesuffix(".npz")

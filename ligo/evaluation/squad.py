@@ -66,9 +66,7 @@ class QuestionAnswering(EvaluationOfEach[SquadConfig]):
         for name, reader in self._readers.items():
             stride, question_length = self._sizes(reader.length)
             self._windows[name] = {
-                split: windows_of(
-                    reader, questions.items, stride=stride, question_length=question_length
-                )
+                split: windows_of(reader, questions.items, stride=stride, question_length=question_length)
                 for split, questions in self._questions.items()
             }
         return hashlib.sha256(repr(self._questions).encode()).hexdigest()
@@ -96,7 +94,9 @@ class QuestionAnswering(EvaluationOfEach[SquadConfig]):
         """
         config = self.config
         stride = min(_USUAL_STRIDE, length // 3) if config.stride is None else config.stride
-        question = min(_USUAL_QUESTION, length // 3) if config.question_length is None else config.question_length
+        question = (
+            min(_USUAL_QUESTION, length // 3) if config.question_length is None else config.question_length
+        )
         room = length - question - _MOST_MARKS
         if stride >= room:
             raise ConfigError(

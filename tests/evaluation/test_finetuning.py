@@ -27,7 +27,11 @@ from tests.evaluation.finetuned import BERT, LLAMA, VIT, copied, records, run, s
 PARITY = 2e-5
 """The two loops sum losses and gradient norms in another order."""
 STEPS, RATE, BATCH = 10, 1e-3, 8
-OPTIONS = (f"evaluation.train.steps={STEPS}", f"evaluation.train.batch_size={BATCH}", "evaluation.train.save_every=2")
+OPTIONS = (
+    f"evaluation.train.steps={STEPS}",
+    f"evaluation.train.batch_size={BATCH}",
+    "evaluation.train.save_every=2",
+)
 
 
 @pytest.fixture(scope="module")
@@ -40,13 +44,17 @@ def classify(folder: Path, data: Path, *more: str, models: dict[str, Path] | Non
     return run(folder, "classification", models or {"small": BERT}, *options)
 
 
-def test_a_run_is_that_of_a_plain_loop_of_transformers_on_the_same_batches(tmp_path: Path, data: Path) -> None:
+def test_a_run_is_that_of_a_plain_loop_of_transformers_on_the_same_batches(
+    tmp_path: Path, data: Path
+) -> None:
     """The head, the loss and the padding are transformers' own; AdamW and the two straight lines are written out."""
     found = classify(tmp_path / "run", data)
     ours = read_records(tmp_path / "run" / "metrics.jsonl")
 
     torch.manual_seed(0)
-    model = AutoModelForSequenceClassification.from_pretrained(BERT, num_labels=2, dtype=torch.float32).train()
+    model = AutoModelForSequenceClassification.from_pretrained(
+        BERT, num_labels=2, dtype=torch.float32
+    ).train()
     tokenizer = AutoTokenizer.from_pretrained(BERT)
     lines = [line.split("\t") for line in (data / "train.tsv").read_text().splitlines()]
     end = tokenizer.eos_token_id
@@ -57,7 +65,9 @@ def test_a_run_is_that_of_a_plain_loop_of_transformers_on_the_same_batches(tmp_p
     batches = TextBatches(encoded, BATCH, seed=0)
     decayed = [p for p in model.parameters() if p.ndim >= 2]
     rest = [p for p in model.parameters() if p.ndim < 2]
-    optimizer = torch.optim.AdamW([{"params": decayed, "weight_decay": 0.01}, {"params": rest, "weight_decay": 0.0}])
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": 0.01}, {"params": rest, "weight_decay": 0.0}]
+    )
     losses = []
     for step in range(STEPS):
         rows = torch.from_numpy(batches[step])
@@ -130,7 +140,9 @@ def test_the_rate_that_validation_is_best_at_counts(tmp_path: Path, data: Path) 
     assert value(found, "accuracy") == by_rate["0.002"]
 
 
-def test_causal_models_are_read_at_their_last_token_and_models_stand_side_by_side(tmp_path: Path, data: Path) -> None:
+def test_causal_models_are_read_at_their_last_token_and_models_stand_side_by_side(
+    tmp_path: Path, data: Path
+) -> None:
     """The last token says nothing of the label unless it sees what stands before it."""
     models = {"bert": BERT, "llama": LLAMA}
     found = classify(tmp_path / "run", data, "evaluation.train.steps=40", models=models)
@@ -143,7 +155,9 @@ def test_numbers_are_guessed_too(tmp_path: Path) -> None:
     """As in STS-B: pairs of sentences with a number."""
     for name in ("train", "dev"):
         lines = ["sentence1\tsentence2\tscore"]
-        lines += [f"the king\tthe {'king' if n % 2 else 'river'}\t{4.75 if n % 2 else 0.25}" for n in range(32)]
+        lines += [
+            f"the king\tthe {'king' if n % 2 else 'river'}\t{4.75 if n % 2 else 0.25}" for n in range(32)
+        ]
         (tmp_path / f"{name}.tsv").write_text("\n".join(lines))
     found = classify(tmp_path / "run", tmp_path, "evaluation.task=stsb", "evaluation.train.steps=40")
     assert value(found, "pearson") > 0.9 and value(found, "spearman") > 0.8
@@ -151,10 +165,15 @@ def test_numbers_are_guessed_too(tmp_path: Path) -> None:
 
 def test_mnli_is_scored_on_both_of_its_validation_splits(tmp_path: Path) -> None:
     for name in ("train", "dev_matched", "dev_mismatched"):
-        lines = [f"the king\tthe {word}\t{label}" for word, label in (("king", "entailment"), ("sea", "neutral"))]
+        lines = [
+            f"the king\tthe {word}\t{label}" for word, label in (("king", "entailment"), ("sea", "neutral"))
+        ]
         (tmp_path / f"{name}.tsv").write_text("\n".join(["sentence1\tsentence2\tgold_label", *(lines * 4)]))
     found = classify(tmp_path / "run", tmp_path, "evaluation.task=mnli", "evaluation.train.steps=2")
-    assert [row["task"] for row in found["rows"] if row["metric"] == "accuracy"] == ["mnli", "mnli mismatched"]
+    assert [row["task"] for row in found["rows"] if row["metric"] == "accuracy"] == [
+        "mnli",
+        "mnli mismatched",
+    ]
 
 
 # --- what is counted -----------------------------------------------------------------------------------------
@@ -173,14 +192,18 @@ def test_the_flops_of_a_forward_pass_are_those_that_torch_counts(objective: Any,
     assert counter.get_total_flops() == counted.flops(rows) + once
 
 
-def test_the_flops_of_a_run_are_three_forward_passes_over_what_it_was_given(tmp_path: Path, data: Path) -> None:
+def test_the_flops_of_a_run_are_three_forward_passes_over_what_it_was_given(
+    tmp_path: Path, data: Path
+) -> None:
     found = classify(tmp_path / "run", data, "evaluation.train.steps=3")
     details = found["models"]["small"]["details"]
     reader = TextReader.of(Model.open("small", ModelConfig(path=str(BERT)), ComputeConfig()), None, 128)
     examples = encode(reader, read_examples(str(data), "train", TASKS["sst2"], "sst2"), numbers=False)
     batches = TextBatches(examples, BATCH, seed=0)
     objective = ClassOfText(reader.family, lambda: reader.tokenizer)
-    assert details["training_flops"] == pytest.approx(3 * sum(objective.flops(batches[step]) for step in range(3)))
+    assert details["training_flops"] == pytest.approx(
+        3 * sum(objective.flops(batches[step]) for step in range(3))
+    )
 
 
 # --- what is refused -----------------------------------------------------------------------------------------
@@ -190,9 +213,15 @@ def test_only_heads_are_drawn_anew(tmp_path: Path) -> None:
     folder = tmp_path / "bert"
     shutil.copytree(BERT, folder)
     weights = load_file(folder / "model.safetensors")
-    save_file({k: v for k, v in weights.items() if "layer.1.output.dense" not in k}, folder / "model.safetensors", {"format": "pt"})
+    save_file(
+        {k: v for k, v in weights.items() if "layer.1.output.dense" not in k},
+        folder / "model.safetensors",
+        {"format": "pt"},
+    )
     family = family_of(Model.open("small", ModelConfig(path=str(folder)), ComputeConfig()).config)
-    with pytest.raises(CheckpointError, match="lacks bert.encoder.layer.1.output.dense.bias, .* only heads are drawn anew"):
+    with pytest.raises(
+        CheckpointError, match="lacks bert.encoder.layer.1.output.dense.bias, .* only heads are drawn anew"
+    ):
         model_with_head(folder, "AutoModelForSequenceClassification", family, 0, num_labels=2)
 
 
@@ -239,9 +268,13 @@ def test_options_that_cannot_be_are_refused_before_anything_is_written(
 
 
 def test_models_and_data_that_do_not_go_together_are_refused(tmp_path: Path, data: Path) -> None:
-    with pytest.raises(CheckpointError, match="models.vit is a ViT model, which reads images.*evaluation=images"):
+    with pytest.raises(
+        CheckpointError, match="(?s)models.vit is a ViT model, which reads images.*evaluation=images"
+    ):
         classify(tmp_path / "run", data, models={"vit": VIT})
-    with pytest.raises(ConfigError, match="is one file, and there is none to score on.*evaluation.validation_path=FILE"):
+    with pytest.raises(
+        ConfigError, match="(?s)is one file, and there is none to score on.*evaluation.validation_path=FILE"
+    ):
         classify(tmp_path / "run", data / "train.tsv")
     with pytest.raises(ConfigError, match="there is nothing to fine-tune on: evaluation.path is not set"):
         run(tmp_path / "run", "classification", {"small": BERT})

@@ -60,9 +60,17 @@ def test_a_run_is_that_of_a_plain_loop_of_transformers(tmp_path: Path, data: Pat
     from ligo.data.loader import Batches
     from ligo.tracking.jsonl import read_records
 
-    options = ("evaluation.train.steps=2", "evaluation.train.schedule=constant", "evaluation.train.warmup_fraction=0")
+    options = (
+        "evaluation.train.steps=2",
+        "evaluation.train.schedule=constant",
+        "evaluation.train.warmup_fraction=0",
+    )
     run(tmp_path / "run", "images", {"small": VIT}, f"evaluation.path={data}", *OPTIONS, *options)
-    ours = [each["train/loss"] for each in read_records(tmp_path / "run" / "metrics.jsonl") if "train/loss" in each]
+    ours = [
+        each["train/loss"]
+        for each in read_records(tmp_path / "run" / "metrics.jsonl")
+        if "train/loss" in each
+    ]
     images, labels = bars(64)
     split = (images.reshape(64, -1), labels)
     batches = Batches(Images(split, split, "", "bars", ImageShape(1, 8, 2, 17)), 17, 16, 0)
@@ -92,19 +100,31 @@ def test_a_head_for_as_many_classes_is_the_checkpoints_own(tmp_path: Path) -> No
     folder.mkdir()
     for name in ("train", "validation"):
         save(folder / f"{name}.npz", images, labels, classes=np.array([f"class {n}" for n in range(10)]))
-    found = run(tmp_path / "run", "images", {"small": VIT}, f"evaluation.path={folder}", *OPTIONS, "evaluation.train.steps=1")
+    found = run(
+        tmp_path / "run",
+        "images",
+        {"small": VIT},
+        f"evaluation.path={folder}",
+        *OPTIONS,
+        "evaluation.train.steps=1",
+    )
     assert found["models"]["small"]["details"]["runs"][0]["drawn"] == []
 
 
 def test_images_of_another_size_are_refused_or_made_to_fit(tmp_path: Path) -> None:
     place = save(tmp_path / "large.npz", *bars(4, size=16, channels=3))
     options = {"channels": 1, "size": 8, "classes": None, "cache": tmp_path / "cache"}
-    with pytest.raises(DataError, match="image 1: 16 x 16 pixels in 3 channel.s., and the model takes 8 x 8 in 1.*resize=true"):
+    with pytest.raises(
+        DataError,
+        match="(?s)image 1: 16 x 16 pixels in 3 channel.s., and the model takes 8 x 8 in 1.*resize=true",
+    ):
         read_pictures(place, resize=False, **options)
     fitted = read_pictures(place, resize=True, **options)
     assert fitted.pixels.shape == (4, 64) and fitted.classes == ("0", "1")
     rows = fitted.pixels.reshape(4, 8, 8).astype(int)
-    assert rows[0].mean(axis=1).argmax() == 0 and rows[1].mean(axis=0).argmax() == 0  # bars stay where they were
+    assert (
+        rows[0].mean(axis=1).argmax() == 0 and rows[1].mean(axis=0).argmax() == 0
+    )  # bars stay where they were
 
 
 def test_pictures_one_after_another_and_in_folders_are_the_same_images(tmp_path: Path) -> None:
@@ -137,7 +157,9 @@ def test_pictures_one_after_another_and_in_folders_are_the_same_images(tmp_path:
         (bars(4)[0].astype(float), [0, 1, 0, 1], "images are float64"),
     ],
 )
-def test_what_is_wrong_in_a_file_is_refused(tmp_path: Path, images: np.ndarray, labels: list[int], words: str) -> None:
+def test_what_is_wrong_in_a_file_is_refused(
+    tmp_path: Path, images: np.ndarray, labels: list[int], words: str
+) -> None:
     place = save(tmp_path / "x.npz", images, np.array(labels, dtype=np.int64))
     options = {"channels": 1, "size": 8, "resize": False, "cache": tmp_path}
     with pytest.raises(DataError, match=words):
@@ -146,7 +168,12 @@ def test_what_is_wrong_in_a_file_is_refused(tmp_path: Path, images: np.ndarray, 
 
 def test_a_missing_split_and_a_model_of_texts_are_refused(tmp_path: Path, data: Path) -> None:
     (data / "valid.npz").unlink()
-    with pytest.raises(DataError, match="has no split validation .*there is train.npz.*evaluation.validation_path=FILE.npz"):
+    with pytest.raises(
+        DataError,
+        match="(?s)has no split validation .*there is train.npz.*evaluation.validation_path=FILE.npz",
+    ):
         run(tmp_path / "run", "images", {"small": VIT}, f"evaluation.path={data}")
-    with pytest.raises(CheckpointError, match="models.bert is a BERT model, which reads text.*evaluation=classification"):
+    with pytest.raises(
+        CheckpointError, match="(?s)models.bert is a BERT model, which reads text.*evaluation=classification"
+    ):
         run(tmp_path / "run", "images", {"bert": BERT}, f"evaluation.path={data}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,25 @@ from torch import nn
 
 from ligo.core.errors import ConfigError, DataError
 from ligo.evaluation.finetuning.spans import EndsOfAnswer, Window, answers_given, windows_of
-from ligo.evaluation.finetuning.squad import Question, Questions, exact_match, f1, find_split, normalised, read_questions, score
+from ligo.evaluation.finetuning.squad import (
+    Question,
+    Questions,
+    exact_match,
+    f1,
+    find_split,
+    normalised,
+    read_questions,
+    score,
+)
 from ligo.evaluation.finetuning.text_rows import FixedRows, TextReader
 from ligo.evaluation.models import ComputeConfig, Model, ModelConfig
 from ligo.training.config import BatchShape, TrainConfig
 from ligo.training.engine import TorchEngine
 from tests.evaluation.finetuned import BERT, run, value
 
-CONTEXT = " ".join(f"In the year {number} the king of the house went to the river." for number in range(100, 112))
+CONTEXT = " ".join(
+    f"In the year {number} the king of the house went to the river." for number in range(100, 112)
+)
 
 
 def answered(question: str, text: str, context: str = CONTEXT) -> Question:
@@ -35,7 +47,11 @@ def squad_file(file: Path, questions: list[Question], *, marked: bool = False) -
         return {"id": each.id, "question": each.question, "answers": answers, **impossible}
 
     paragraphs = [{"context": each.context, "qas": [qa(each)]} for each in questions]
-    file.write_text(json.dumps({"version": "2.0" if marked else "1.1", "data": [{"title": "x", "paragraphs": paragraphs}]}))
+    file.write_text(
+        json.dumps(
+            {"version": "2.0" if marked else "1.1", "data": [{"title": "x", "paragraphs": paragraphs}]}
+        )
+    )
     return file
 
 
@@ -51,7 +67,7 @@ def squad_file(file: Path, questions: list[Question], *, marked: bool = False) -
         ("Theatre of another", "theatre of another"),  # articles are whole words
         ("the", ""),
         ("U.S.-led", "usled"),
-        ("Zürich – 1998", "zürich – 1998"),  # only ASCII punctuation goes
+        ("Zürich \u2013 1998", "zürich \u2013 1998"),  # only ASCII punctuation goes
         ("$1,200", "1200"),
     ],
 )
@@ -71,7 +87,9 @@ def test_answers_are_normalised_by_the_official_rules(answer: str, expected: str
         ("the", "a", 1, 1),
     ],
 )
-def test_f1_and_exact_match_are_as_worked_by_hand(given: str, right: str, overlap: float, exact: float) -> None:
+def test_f1_and_exact_match_are_as_worked_by_hand(
+    given: str, right: str, overlap: float, exact: float
+) -> None:
     assert f1(given, right) == pytest.approx(overlap, abs=1e-12)
     assert exact_match(given, right) == exact
 
@@ -97,7 +115,9 @@ def test_versions_differ_in_what_an_answer_without_words_is_worth() -> None:
 
 def test_both_versions_are_read_and_told_apart(tmp_path: Path) -> None:
     questions = [answered("When?", "the year 104"), answered("Who?", "the king")]
-    assert read_questions(squad_file(tmp_path / "train-v1.1.json", questions)) == Questions(tuple(questions), False)
+    assert read_questions(squad_file(tmp_path / "train-v1.1.json", questions)) == Questions(
+        tuple(questions), False
+    )
     absent = Question("Why?", CONTEXT, "Why?", ())
     found = read_questions(squad_file(tmp_path / "dev-v2.0.json", [*questions, absent], marked=True))
     assert found == Questions((*questions, absent), True)
@@ -129,7 +149,9 @@ def test_what_is_no_such_file_is_refused_with_the_place(tmp_path: Path, tree: An
 
 def test_a_folder_without_the_split_is_refused(tmp_path: Path) -> None:
     squad_file(tmp_path / "train-v1.1.json", [answered("Who?", "the king")])
-    with pytest.raises(DataError, match=r"no file for the split validation, named dev\*.json or validation\*.json"):
+    with pytest.raises(
+        DataError, match=r"no file for the split validation, named dev\*.json or validation\*.json"
+    ):
         find_split(str(tmp_path), "validation")
     squad_file(tmp_path / "train-v2.0.json", [answered("Who?", "the king")])
     with pytest.raises(DataError, match="2 files for the split train"):
@@ -151,14 +173,16 @@ def test_windows_cover_a_long_text_and_share_the_stride(reader: TextReader) -> N
     windows = windows_of(reader, [answered("When?", "the year 108")], stride=STRIDE, question_length=QUESTION)
     assert len(windows) > 5 and all(len(window.encoded.ids) <= LENGTH for window in windows)
     places = [[tuple(pair) for pair in window.offsets] for window in windows]
-    for before, after in zip(places, places[1:], strict=False):
+    for before, after in pairwise(places):
         assert before[-STRIDE:] == after[:STRIDE]
     covered = {pair for window in places for pair in window}
     alone = reader.tokenizer(CONTEXT, add_special_tokens=False).encodings[0].offsets
     assert covered == set(alone)
 
 
-def test_the_ends_of_an_answer_are_found_in_every_window_that_holds_it_whole_and_in_no_other(reader: TextReader) -> None:
+def test_the_ends_of_an_answer_are_found_in_every_window_that_holds_it_whole_and_in_no_other(
+    reader: TextReader,
+) -> None:
     question = answered("When?", "the year 108")
     (text, start), holding = question.answers[0], 0
     for window in windows_of(reader, [question], stride=STRIDE, question_length=QUESTION):
@@ -188,7 +212,9 @@ class Oracle(nn.Module):
         self.known = {tuple(window.encoded.ids): window.encoded.answers for window in windows}
         self.unused = nn.Parameter(torch.zeros(1))
 
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor) -> Any:
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor
+    ) -> Any:
         logits = torch.zeros(2, *input_ids.shape)
         for number, (ids, shown) in enumerate(zip(input_ids, attention_mask, strict=True)):
             first, last = self.known[tuple(ids[shown.bool()].tolist())]
@@ -197,8 +223,14 @@ class Oracle(nn.Module):
 
 
 @pytest.mark.parametrize("unanswerable", [False, True])
-def test_a_model_that_knows_where_answers_end_scores_all_of_them(reader: TextReader, unanswerable: bool) -> None:
-    items = [answered("When?", "the year 108"), answered("Who?", "the king"), answered("Where?", "went to the river")]
+def test_a_model_that_knows_where_answers_end_scores_all_of_them(
+    reader: TextReader, unanswerable: bool
+) -> None:
+    items = [
+        answered("When?", "the year 108"),
+        answered("Who?", "the king"),
+        answered("Where?", "went to the river"),
+    ]
     if unanswerable:
         items.insert(1, Question("Why?", CONTEXT, "Why?", ()))
     questions = Questions(tuple(items), unanswerable)
@@ -215,7 +247,9 @@ def test_a_model_that_knows_where_answers_end_scores_all_of_them(reader: TextRea
 def test_a_model_learns_to_answer(tmp_path: Path) -> None:
     """Every text says where the king went; the answer is the word behind "to"."""
     places = ("river", "house", "city", "land", "sea", "mountain")
-    items = [answered("Where to?", place, f"And the king went to the {place} in the year.") for place in places]
+    items = [
+        answered("Where to?", place, f"And the king went to the {place} in the year.") for place in places
+    ]
     (tmp_path / "data").mkdir()
     for name in ("train", "dev"):
         squad_file(tmp_path / "data" / f"{name}-v1.1.json", items)
@@ -228,5 +262,8 @@ def test_a_model_learns_to_answer(tmp_path: Path) -> None:
 def test_a_stride_that_leaves_no_room_is_refused(tmp_path: Path) -> None:
     for name in ("train", "dev"):
         squad_file(tmp_path / f"{name}.json", [answered("Who?", "the king")])
-    with pytest.raises(ConfigError, match="evaluation.stride=30: beside questions of 10 tokens, a window of 32 has room for 18"):
+    with pytest.raises(
+        ConfigError,
+        match="evaluation.stride=30: beside questions of 10 tokens, a window of 32 has room for 18",
+    ):
         run(tmp_path / "run", "squad", {"small": BERT}, f"evaluation.path={tmp_path}", "evaluation.stride=30")

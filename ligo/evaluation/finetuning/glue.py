@@ -156,7 +156,9 @@ def _label(where: str, value: Any, task: Task) -> float:
     if word.isdigit() and int(word) < len(task.classes):
         return float(word)
     hidden = (
-        " Public test splits of GLUE have -1 for labels that are kept secret." if word in ("-1", "-1.0") else ""
+        " Public test splits of GLUE have -1 for labels that are kept secret."
+        if word in ("-1", "-1.0")
+        else ""
     )
     raise DataError(
         f"{where}: the label {word!r} is none of the task's {len(task.classes)} classes, 0 to {len(task.classes) - 1} "
@@ -173,7 +175,9 @@ def _records(path: str, split: str, task: Task, name: str) -> Iterator[Record]:
         files = _files_of(local, split)
         if not files:
             there = ", ".join(sorted(file.name for file in local.iterdir())[:6]) or "nothing"
-            wanted = " or ".join(f"{word}{suffix}" for word in SPLITS[split][:2] for suffix in (".tsv", ".jsonl"))
+            wanted = " or ".join(
+                f"{word}{suffix}" for word in SPLITS[split][:2] for suffix in (".tsv", ".jsonl")
+            )
             raise MissingSplit(
                 f"the folder {path} has no split {split}: there is {there}.\n  Try: name it {wanted}, or .parquet"
             )

@@ -67,7 +67,9 @@ def run_grid(job: Job, config: FineTuningConfig, run: Run, seed: int) -> Finding
         rate: [_run(job, config, run, rate, seed + number) for number in range(config.seeds)]
         for rate in config.rates
     }
-    chosen = max(runs, key=lambda rate: float(np.mean([_chosen_by(each["scores"])[1] for each in runs[rate]])))
+    chosen = max(
+        runs, key=lambda rate: float(np.mean([_chosen_by(each["scores"])[1] for each in runs[rate]]))
+    )
     everything = [each for found in runs.values() for each in found]
     return Findings(
         rows=_rows(job, runs[chosen]),
@@ -88,7 +90,10 @@ def _run(job: Job, config: FineTuningConfig, run: Run, rate: float, seed: int) -
         return dict(done[arm])
     training = training_at(config, rate, job.num_examples, job.length)
     model, drawn = job.make(seed)
-    say(f"{arm}: " + (f"drawn from the seed: {', '.join(drawn)}" if drawn else "the head is the checkpoint's own"))
+    say(
+        f"{arm}: "
+        + (f"drawn from the seed: {', '.join(drawn)}" if drawn else "the head is the checkpoint's own")
+    )
     engine = make_engine(model, job.objective, training, batch_shape(training, job.length, 1), {})
     batches = job.batches(seed)
     first = job.forward_flops(batches[0])
@@ -150,7 +155,9 @@ def _chosen_by(scores: Scores) -> tuple[str, float]:
 def _over_seeds(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Split -> metric -> mean, deviation and interval."""
     return {
-        split: {metric: asdict(estimate([each["scores"][split][metric] for each in runs])) for metric in metrics}
+        split: {
+            metric: asdict(estimate([each["scores"][split][metric] for each in runs])) for metric in metrics
+        }
         for split, metrics in runs[0]["scores"].items()
     }
 
@@ -168,7 +175,9 @@ def _rows(job: Job, runs: Sequence[Mapping[str, Any]]) -> list[Row]:
             mean, deviation = found["mean"], found["deviation"]
             alone = deviation is None and metric in _SHARES
             error = math.sqrt(mean * (1 - mean) / job.counts[split]) if alone else None
-            rows.append(Row(**of, metric=metric, value=mean, standard_error=error, interval=found["interval"]))
+            rows.append(
+                Row(**of, metric=metric, value=mean, standard_error=error, interval=found["interval"])
+            )
             if deviation is not None:
                 rows.append(Row(**of, metric=f"{metric}, deviation over {len(runs)} seeds", value=deviation))
     return rows

@@ -6,6 +6,7 @@ import io
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +43,9 @@ def find_split(path: str, split: str) -> Path:
         for found in (place / f"{word}.npz", place / word):
             if found.exists():
                 return found
-    there = ", ".join(sorted(file.name for file in place.iterdir())[:6]) if place.is_dir() else "no such folder"
+    there = (
+        ", ".join(sorted(file.name for file in place.iterdir())[:6]) if place.is_dir() else "no such folder"
+    )
     raise DataError(
         f"{path} has no split {split} ({', '.join(SPLITS[split])}): there is {there or 'nothing'}.\n"
         f"  Try: evaluation.{'path' if split == 'train' else 'validation_path'}=FILE.npz, or a folder of classes"
@@ -82,6 +85,8 @@ def read_pictures(
     try:
         with np.load(place, allow_pickle=False) as arrays:
             labels = arrays["labels"].astype(np.int64)
+            if not len(labels):
+                raise DataError(f"{place} holds no image.\n  Try: another file")
             names = tuple(map(str, arrays["classes"])) if "classes" in arrays else None
             pixels = _pixels(place, arrays, channels, size, resize)
     except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
@@ -90,9 +95,9 @@ def read_pictures(
             "  Try: np.savez(FILE, images=uint8 [n, height, width] or [n, height, width, channels], labels=int [n])"
         ) from error
     if len(labels) != len(pixels):
-        raise DataError(f"{place} has {len(pixels)} images and {len(labels)} labels.\n  Try: one label for each image")
-    if not len(labels):
-        raise DataError(f"{place} holds no image.\n  Try: another file")
+        raise DataError(
+            f"{place} has {len(pixels)} images and {len(labels)} labels.\n  Try: one label for each image"
+        )
     known = classes or names or tuple(str(number) for number in range(int(labels.max()) + 1))
     if labels.min() < 0 or labels.max() >= len(known):
         wrong = int(np.flatnonzero((labels < 0) | (labels >= len(known)))[0])
@@ -106,7 +111,14 @@ def read_pictures(
 def _pixels(place: Path, arrays: np.lib.npyio.NpzFile, channels: int, size: int, resize: bool) -> np.ndarray:
     """uint8 [images, channels * size * size]."""
     if "jpeg" in arrays:
-        return _fitted(_decoded(place, arrays["jpeg"], arrays["offsets"]), len(arrays["offsets"]) - 1, place, channels, size, resize)
+        return _fitted(
+            _decoded(place, arrays["jpeg"], arrays["offsets"]),
+            len(arrays["offsets"]) - 1,
+            place,
+            channels,
+            size,
+            resize,
+        )
     images = arrays["images"]
     if images.dtype != np.uint8 or images.ndim not in (3, 4):
         raise ValueError(f"images are {images.dtype} {images.shape}")
@@ -119,13 +131,15 @@ def _pixels(place: Path, arrays: np.lib.npyio.NpzFile, channels: int, size: int,
 def _decoded(place: Path, content: np.ndarray, offsets: np.ndarray) -> Iterator[np.ndarray]:
     """uint8 [height, width, channels] of each picture."""
     image = require("PIL.Image", extra="images", why="reading PNG and JPEG")
-    for number, (start, end) in enumerate(zip(offsets[:-1], offsets[1:], strict=True), start=1):
+    for number, (start, end) in enumerate(pairwise(offsets), start=1):
         try:
             with image.open(io.BytesIO(content[start:end].tobytes())) as opened:
                 mode = "L" if opened.mode in ("1", "L") else "RGB"
                 yield np.atleast_3d(np.asarray(opened.convert(mode)))
         except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises
-            raise DataError(f"cannot decode image {number} of {place}: {error}.\n  Try: fetch it again") from error
+            raise DataError(
+                f"cannot decode image {number} of {place}: {error}.\n  Try: fetch it again"
+            ) from error
 
 
 def _fitted(
@@ -150,7 +164,8 @@ def _fitted(
 
 def _resized(image: np.ndarray, channels: int, size: int) -> np.ndarray:
     pillow, ops = (
-        require(f"PIL.{module}", extra="images", why="evaluation.resize=true") for module in ("Image", "ImageOps")
+        require(f"PIL.{module}", extra="images", why="evaluation.resize=true")
+        for module in ("Image", "ImageOps")
     )
     whole = pillow.fromarray(image[..., 0] if image.shape[2] == 1 else image[..., :3])
     return np.atleast_3d(np.asarray(ops.fit(whole.convert("L" if channels == 1 else "RGB"), (size, size))))

@@ -37,7 +37,9 @@ class EndsOfAnswer(TextHead):
     def logits(self, run: Run, batch: Tensor) -> np.ndarray:
         """Of first and last token: [rows, 2, length]."""
         found = run(**self.given(batch))
-        return np.stack([each.float().cpu().numpy() for each in (found.start_logits, found.end_logits)], axis=1)
+        return np.stack(
+            [each.float().cpu().numpy() for each in (found.start_logits, found.end_logits)], axis=1
+        )
 
 
 @dataclass(frozen=True)
@@ -148,8 +150,7 @@ def answers_given(
     if not questions.may_be_unanswerable:
         return answers
     return [
-        "" if absent > value else answer
-        for answer, value, absent in zip(answers, best, none, strict=True)
+        "" if absent > value else answer for answer, value, absent in zip(answers, best, none, strict=True)
     ]
 
 

@@ -50,10 +50,14 @@ def find_split(path: str, split: str) -> Path:
     if place.is_file():
         return place
     words = {"validation": ("dev", "validation")}.get(split, (split,))
-    found = sorted(file for word in words for ending in ("json", "json.gz") for file in place.glob(f"{word}*.{ending}"))
+    found = sorted(
+        file for word in words for ending in ("json", "json.gz") for file in place.glob(f"{word}*.{ending}")
+    )
     if len(found) == 1:
         return found[0]
-    there = ", ".join(sorted(file.name for file in place.iterdir())[:6]) if place.is_dir() else "no such folder"
+    there = (
+        ", ".join(sorted(file.name for file in place.iterdir())[:6]) if place.is_dir() else "no such folder"
+    )
     count = f"{len(found)} files" if found else "no file"
     raise DataError(
         f"{path} has {count} for the split {split}, named {' or '.join(f'{word}*.json' for word in words)}: there is "
@@ -105,7 +109,11 @@ def _question(where: str, qa: Mapping[str, Any], context: str, marked: bool) -> 
         )
     for text, start in answers:
         if not isinstance(start, int) or start < 0 or context[start : start + len(text)] != text:
-            there = repr(context[start : start + len(text)]) if isinstance(start, int) and start >= 0 else "nothing"
+            there = (
+                repr(context[start : start + len(text)])
+                if isinstance(start, int) and start >= 0
+                else "nothing"
+            )
             raise DataError(
                 f"{where}: the answer {text!r} should begin at character {start} of the context, and there is {there}.\n"
                 "  Try: correct answer_start, or remove the answer"
@@ -115,7 +123,9 @@ def _question(where: str, qa: Mapping[str, Any], context: str, marked: bool) -> 
 
 def _record(where: str, value: Any) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
-        raise DataError(f"{where}: a {type(value).__name__}, but an object is needed.\n  Try: SQuAD's own format")
+        raise DataError(
+            f"{where}: a {type(value).__name__}, but an object is needed.\n  Try: SQuAD's own format"
+        )
     return value
 
 

@@ -44,7 +44,9 @@ class Encoded:
         Args:
             encoding: of the library tokenizers.
         """
-        return cls(np.array(encoding.ids, dtype=np.int32), np.array(encoding.type_ids, dtype=np.int32), answers)
+        return cls(
+            np.array(encoding.ids, dtype=np.int32), np.array(encoding.type_ids, dtype=np.int32), answers
+        )
 
 
 # --- what a model reads --------------------------------------------------------------------------------------
@@ -84,7 +86,9 @@ class TextReader:
                 f"evaluation.max_length={wanted} is more than the {positions} positions of models.{model.name}.\n"
                 f"  Try: evaluation.max_length={positions}"
             )
-        return cls(family=family, tokenizer=tokenizer, length=min(usual, positions) if wanted is None else wanted)
+        return cls(
+            family=family, tokenizer=tokenizer, length=min(usual, positions) if wanted is None else wanted
+        )
 
     @property
     def fill(self) -> int:
