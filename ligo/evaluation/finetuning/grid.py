@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -170,14 +171,12 @@ def _rows(job: Job, runs: Sequence[Mapping[str, Any]]) -> list[Row]:
     """Means over seeds; with two seeds and more, also their deviation."""
     rows = []
     for split, metrics in _over_seeds(runs).items():
+        row = partial(Row, model=job.model, task=task_of(job.task, split), count=job.counts[split])
         for metric, found in metrics.items():
-            of = {"model": job.model, "task": task_of(job.task, split), "count": job.counts[split]}
             mean, deviation = found["mean"], found["deviation"]
             alone = deviation is None and metric in _SHARES
             error = math.sqrt(mean * (1 - mean) / job.counts[split]) if alone else None
-            rows.append(
-                Row(**of, metric=metric, value=mean, standard_error=error, interval=found["interval"])
-            )
+            rows.append(row(metric=metric, value=mean, standard_error=error, interval=found["interval"]))
             if deviation is not None:
-                rows.append(Row(**of, metric=f"{metric}, deviation over {len(runs)} seeds", value=deviation))
+                rows.append(row(metric=f"{metric}, deviation over {len(runs)} seeds", value=deviation))
     return rows

@@ -87,7 +87,7 @@ def read_pictures(
             labels = arrays["labels"].astype(np.int64)
             if not len(labels):
                 raise DataError(f"{place} holds no image.\n  Try: another file")
-            names = tuple(map(str, arrays["classes"])) if "classes" in arrays else None
+            named = tuple(map(str, arrays["classes"])) if "classes" in arrays else None
             pixels = _pixels(place, arrays, channels, size, resize)
     except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise DataError(
@@ -98,7 +98,7 @@ def read_pictures(
         raise DataError(
             f"{place} has {len(pixels)} images and {len(labels)} labels.\n  Try: one label for each image"
         )
-    known = classes or names or tuple(str(number) for number in range(int(labels.max()) + 1))
+    known = classes or named or tuple(str(number) for number in range(int(labels.max()) + 1))
     if labels.min() < 0 or labels.max() >= len(known):
         wrong = int(np.flatnonzero((labels < 0) | (labels >= len(known)))[0])
         raise DataError(

@@ -73,4 +73,4 @@ def encode(reader: TextReader, examples: Sequence[Example], *, numbers: bool) ->
 def labels_given(engine: Engine, objective: ClassOfText, rows: FixedRows) -> np.ndarray:
     """The labels that a model gives, in the order of the examples."""
     found = predictions(engine, rows.batches, lambda batch: objective.labels(engine.module, batch))
-    return np.array(rows.in_order(np.concatenate(found)))
+    return np.array(rows.in_order(np.concatenate(found).tolist()))
