@@ -238,7 +238,15 @@ _PATHS = (
     ".questions",
     ".include_path",
 )
-_FREE = ("deepspeed.", "small.model.", "small.shape.", "tuning.peft.", "models.", "evaluation.overrides.")
+_FREE = (
+    "deepspeed.",
+    "small.model.",
+    "small.shape.",
+    "tuning.peft.",
+    "models.",
+    "evaluation.overrides.",
+    "evaluation.metrics.",
+)
 
 
 def conf_dir() -> Path:
@@ -608,6 +616,10 @@ def _checked(argument: str, known: list[str], command: Options) -> str:
         # file names may hold anything, which Hydra's grammar would try to read as a list or a choice
         escaped = value.replace("'", "\\'")
         value = f"'{escaped}'"
+    if bare.startswith("models."):  # OmegaConf makes entries of a typed dictionary only with all of it
+        for key in reversed(bare.split(".")[1:]):
+            value = f"{{{key}: {value}}}"
+        bare = "models"
     return f"{'++' if free else ''}{bare}={value}"
 
 

@@ -20,7 +20,9 @@ from ligo.evaluation.models import ComputeConfig, Model, ModelConfig
 from ligo.evaluation.models import check as check_models
 from ligo.evaluation.registry import EVALUATIONS, EvaluationConfig, Findings
 
-DESCRIPTION = "Score models, several at once: perplexity and bits per byte, tasks, or answers judged in pairs."
+DESCRIPTION = (
+    "Score models, several at once: perplexity and bits per byte, tasks, or answers judged in pairs."
+)
 EXAMPLES = (
     "python -m ligo.evaluate models.small.path=DIR models.grown.path=RUN evaluation.path=FILE_OR_FOLDER",
     "python -m ligo.evaluate evaluation=llama-table models.7b.path=DIR",

@@ -90,7 +90,9 @@ def prompts_for(model: Model, questions: Sequence[Question], config: AnswerConfi
         if kind == "chat":
             chat = [{"role": "user", "content": question.text}]
             text = str(tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True))
-        ids = tokenizer(text, add_special_tokens=kind != "chat")["input_ids"]  # chat templates write their own
+        ids = tokenizer(text, add_special_tokens=kind != "chat")[
+            "input_ids"
+        ]  # chat templates write their own
         if ids and ids[-1] == tokenizer.eos_token_id and kind != "chat":
             ids = ids[:-1]  # some tokenizers end every text, but here it goes on
         found.append(ids)

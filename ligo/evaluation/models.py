@@ -163,10 +163,10 @@ def check(models: dict[str, ModelConfig], compute: ComputeConfig) -> None:
             "there is no model to evaluate.\n  Try: models.NAME.path=DIR, once for each model, under names of your choice"
         )
     for name in models:
-        plain = re.sub(r"[^\w.-]", "-", name)
+        plain = re.sub(r"[^\w-]", "-", name)
         if plain != name or not name:  # it names files and stands in tables
             raise ConfigError(
-                f"the name of a model may hold letters, digits, '_', '.' and '-', and {name!r} does not.\n"
+                f"the name of a model may hold letters, digits, '_' and '-', and {name!r} does not.\n"
                 f"  Try: models.{plain or 'NAME'}.path="
             )
     check_choice("compute.device", compute.device, DEVICES)
@@ -205,7 +205,9 @@ def _check_belongs(adapter: Path, base: Checkpoint) -> None:
 
     for file in (_ADAPTER_FILE, _ADAPTER_CONFIG):
         if not (adapter / file).is_file():
-            raise CheckpointError(f"the adapter {adapter} has no {file}.\n  Try: RUN/adapter of a finished run")
+            raise CheckpointError(
+                f"the adapter {adapter} has no {file}.\n  Try: RUN/adapter of a finished run"
+            )
     if not (adapter / "ligo.json").is_file():
         return
     there, here = read_json_object(adapter / "ligo.json").get("base_fingerprint"), base.fingerprint()

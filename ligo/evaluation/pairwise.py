@@ -26,9 +26,9 @@ from ligo.evaluation.answers import Answer, AnswerConfig, answer, prompts_for
 from ligo.evaluation.answers import check as check_answers
 from ligo.evaluation.causal import check_causal
 from ligo.evaluation.models import Model
-from ligo.evaluation.questions import Question, read_questions
+from ligo.evaluation.questions import read_questions
 from ligo.evaluation.registry import EVALUATIONS, Evaluation, EvaluationConfig, Findings
-from ligo.evaluation.verdicts import Comparison, Pair, comparisons, read_verdict
+from ligo.evaluation.verdicts import Pair, comparisons, read_verdict
 from ligo.instruction.config import TeacherConfig, check_teacher
 from ligo.instruction.lines import JsonLines
 from ligo.instruction.prompt import Request

@@ -122,7 +122,9 @@ def ratio(numerators: np.ndarray, denominators: np.ndarray) -> tuple[float, floa
     return value, math.sqrt(count / (count - 1) * float((residuals**2).sum())) / total
 
 
-def score(loaded: Any, texts: Sequence[list[int]], *, window: int, stride: int, batch_tokens: int) -> np.ndarray:
+def score(
+    loaded: Any, texts: Sequence[list[int]], *, window: int, stride: int, batch_tokens: int
+) -> np.ndarray:
     """Minus the log-likelihood of each text after its first token: float64 [texts], in nats.
 
     Args:
@@ -136,7 +138,9 @@ def score(loaded: Any, texts: Sequence[list[int]], *, window: int, stride: int, 
     from torch.nn import functional as F
 
     parts = [(text, part) for text, ids in enumerate(texts) for part in windows(len(ids), window, stride)]
-    parts.sort(key=lambda item: item[1].end - item[1].start, reverse=True)  # little padding, and the largest first
+    parts.sort(
+        key=lambda item: item[1].end - item[1].start, reverse=True
+    )  # little padding, and the largest first
     rows = max(1, batch_tokens // window)
     nats = np.zeros(len(texts))
     with progress("windows", len(parts)) as bar, torch.inference_mode():
@@ -177,7 +181,9 @@ class Perplexity(EvaluationOfEach[PerplexityConfig]):
     @classmethod
     def check(cls, config: PerplexityConfig) -> None:
         if config.path is None:
-            raise ConfigError("evaluation.path is not set: there is no text.\n  Try: evaluation.path=FILE_OR_FOLDER")
+            raise ConfigError(
+                "evaluation.path is not set: there is no text.\n  Try: evaluation.path=FILE_OR_FOLDER"
+            )
         check_between("evaluation.batch_tokens", config.batch_tokens, 1)
         for key in ("max_documents", "window", "stride"):
             if (value := getattr(config, key)) is not None:

@@ -165,6 +165,4 @@ def _by_question(judged: Sequence[Judged], value: Callable[[Judged], float]) -> 
 
 
 def _means(judged: Sequence[Judged], value: Callable[[Judged], float]) -> dict[str, float]:
-    return {
-        question: sum(values) / len(values) for question, values in _by_question(judged, value).items()
-    }
+    return {question: sum(values) / len(values) for question, values in _by_question(judged, value).items()}

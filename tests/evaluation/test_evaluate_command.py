@@ -56,7 +56,7 @@ def test_every_shipped_evaluation_composes_into_its_own_options(name: str, tmp_p
     [
         (["evaluation.path=x"], "there is no model to evaluate.\n  Try: models.NAME.path=DIR"),
         (["models.a.path=x"], "evaluation.path is not set"),
-        (["models={'a b': {path: x}}", "evaluation.path=x"], "'a b' does not.\n  Try: models.a-b.path="),
+        (["models={a*b: {path: x}}", "evaluation.path=x"], "'a.b' does not.\n  Try: models.a-b.path="),
         (["models.a.pat=x", "evaluation.path=x"], "pat"),
         (["evaluation=perplexty"], "evaluation=perplexty is not known(.|\n)*Try: evaluation=perplexity"),
         (["models.a.path=x", "evaluation.path=x", "evaluation.window=0"], "evaluation.window=0 must be at least 1"),
@@ -155,8 +155,8 @@ def test_what_is_kept_names_versions_and_settings_and_no_place_of_this_machine(
 
 
 def test_the_package_is_not_imported_for_other_commands() -> None:
-    code = "import ligo, ligo.evaluation.registry, sys; print('torch' in sys.modules, 'lm_eval' in sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, check=True
+    code = (
+        "import ligo, ligo.evaluation.registry, sys; print('torch' in sys.modules, 'lm_eval' in sys.modules)"
     )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ligo.core.errors import DataError
@@ -72,6 +72,7 @@ def test_a_judge_that_looks_at_places_only_is_found_out() -> None:
     assert found["score"].value == 0.5 and found["score"].interval == (0.5, 0.5)
 
 
+@settings(max_examples=15, deadline=None)
 @given(st.lists(st.tuples(*[st.sampled_from(["first", "second", "tie", None])] * 2), min_size=5, max_size=5))
 def test_scores_of_both_add_up_to_one_and_names_do_not_matter(verdicts: list[tuple[Any, Any]]) -> None:
     pair = judged(*verdicts)
@@ -83,7 +84,9 @@ def test_scores_of_both_add_up_to_one_and_names_do_not_matter(verdicts: list[tup
 
 
 def test_intervals_are_functions_of_the_seed() -> None:
-    pair = judged(("first", "second"), ("second", "second"), ("tie", "first"), ("first", "tie"), ("first", "second"))
+    pair = judged(
+        ("first", "second"), ("second", "second"), ("tie", "first"), ("first", "tie"), ("first", "second")
+    )
     assert pair.rows(seed=3) == pair.rows(seed=3)
     score = next(row for row in pair.rows(seed=3) if row.metric == "score")
     assert score.interval is not None and score.interval[0] <= score.value <= score.interval[1]
@@ -94,7 +97,9 @@ def test_all_pairs_on_all_questions_in_both_orders() -> None:
     assert len(made) == len(set(made)) == 3 * 5 * 2
     request = Comparison(QUESTIONS[0], "b", "a").request(7, {"a": {"0": "from a"}, "b": {"0": "from b"}})
     assert request.number == 7
-    assert request.prompt.index("Question 0?") < request.prompt.index("from b") < request.prompt.index("from a")
+    assert (
+        request.prompt.index("Question 0?") < request.prompt.index("from b") < request.prompt.index("from a")
+    )
 
 
 def test_the_80_questions_are_read() -> None:
@@ -179,9 +184,7 @@ def by_endpoint(endpoint: Endpoint, *more: str) -> list[str]:
 
 def longer_is_better(body: dict[str, Any], tries: int) -> Answer:
     first, second = re.findall(r"Answer [AB]:\n=+\n(.*?)\n=+\n", body["messages"][0]["content"], re.DOTALL)
-    return answer(
-        "[[C]]" if len(first) == len(second) else "[[A]]" if len(first) > len(second) else "[[B]]"
-    )
+    return answer("[[C]]" if len(first) == len(second) else "[[A]]" if len(first) > len(second) else "[[B]]")
 
 
 def test_a_judge_is_asked_once_for_each_pair_and_its_recording_gives_the_same_table(
@@ -199,7 +202,10 @@ def test_a_judge_is_asked_once_for_each_pair_and_its_recording_gives_the_same_ta
     found = figures(tmp_path / "asked")
     assert found["one", "one vs other", "score"] + found["other", "one vs other", "score"] == 1
     assert found["one", "one vs other", "agree"] == 1  # this judge does not look at places
-    replay = ("evaluation.judge.name=replay", f"evaluation.judge.path={tmp_path / 'asked' / 'judgements.jsonl'}")
+    replay = (
+        "evaluation.judge.name=replay",
+        f"evaluation.judge.path={tmp_path / 'asked' / 'judgements.jsonl'}",
+    )
     for name in ("first", "second"):
         assert compare(models, questions, tmp_path / name, *replay) == 0
         assert (tmp_path / name / "table.md").read_text() == (tmp_path / "asked" / "table.md").read_text()
@@ -258,7 +264,9 @@ def test_answers_are_generates_own_and_a_cut_file_is_finished_with_the_same(
         assert (cut / "answers" / "one.jsonl").read_bytes() == whole
     folder = models[0].partition("=")[2]
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
-    for number, line in enumerate((tmp_path / "likeliest" / "answers" / "one.jsonl").read_text().splitlines()):
+    for number, line in enumerate(
+        (tmp_path / "likeliest" / "answers" / "one.jsonl").read_text().splitlines()
+    ):
         ids = tokenizer(f"What is {number}?", return_tensors="pt")
         made = model.generate(**ids, max_new_tokens=12, do_sample=False, pad_token_id=0)[0]
         text = tokenizer.decode(made[ids["input_ids"].shape[1] :], skip_special_tokens=True).strip()
@@ -275,7 +283,10 @@ def test_recordings_that_do_not_fit_are_refused(
     replay = ("evaluation.judge.name=replay", f"evaluation.judge.path={recording}")
     recording.write_text("".join(line for line in lines if json.loads(line)["request"] != 3))
     assert compare(models, questions, tmp_path / "lacks", *replay) == 3
-    assert "lacks 1 of 8 judgements, the first of them on question 1, other shown before one" in capsys.readouterr().err
+    assert (
+        "lacks 1 of 8 judgements, the first of them on question 1, other shown before one"
+        in capsys.readouterr().err
+    )
     assert not (tmp_path / "lacks").exists()
     recording.write_text("".join(lines))
     assert compare(models, questions, tmp_path / "others", *replay, "evaluation.answers.max_tokens=5") == 3
@@ -291,7 +302,10 @@ def test_prompts_and_judges_that_cannot_be_are_refused(
         (["evaluation.answers.prompt=chat"], "the tokenizer of models.one has no chat template"),
         (["evaluation.answers.prompt=alpaca"], "models.one has 64 positions"),
         (["evaluation.judge.model=null"], "Try: evaluation.judge.model=NAME"),
-        (["evaluation.judge.model=x", "evaluation.judge.key_variable=NO_SUCH_KEY"], r"\$NO_SUCH_KEY is not set"),
+        (
+            ["evaluation.judge.model=x", "evaluation.judge.key_variable=NO_SUCH_KEY"],
+            r"\$NO_SUCH_KEY is not set",
+        ),
         (["evaluation.judge.name=replay"], "Try: evaluation.judge.path=RUN"),
     ):
         assert compare(models, questions, tmp_path / "run", *more) == 2

@@ -33,6 +33,8 @@ TEXTS = [
 ]
 EXACT = 1e-9
 """float64 over a few hundred tokens of about 5 nats each."""
+SINGLE = 1e-5
+"""transformers reckons its own losses in float32, whatever the model; a dozen tokens of about 5 nats."""
 
 
 @pytest.fixture(scope="module")
@@ -58,9 +60,7 @@ def test_every_token_is_scored_once_with_as_much_before_it_as_promised(
     assert guessed == list(range(1, tokens))
 
 
-def test_bits_per_byte_of_a_known_model_by_hand(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_bits_per_byte_of_a_known_model_by_hand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     known = unigram_checkpoint(tmp_path / "known", {"a": 0.5, "b": 0.25, "c": 0.25})
     (tmp_path / "text.txt").write_text("aab<|endoftext|>abca")
     code = run(
@@ -117,7 +117,7 @@ def test_a_short_text_has_the_loss_that_transformers_gives(random_folder: Path) 
     (ids,) = token_ids(model, ["a short one"])
     batch = torch.tensor([ids])
     nats = score(loaded, [ids], window=WINDOW, stride=1, batch_tokens=WINDOW)
-    assert nats[0] == pytest.approx(float(loaded(batch, labels=batch).loss) * (len(ids) - 1), abs=EXACT)
+    assert nats[0] == pytest.approx(float(loaded(batch, labels=batch).loss) * (len(ids) - 1), abs=SINGLE)
 
 
 def test_equal_to_the_harness_rolling_likelihood(random_folder: Path) -> None:
@@ -234,10 +234,15 @@ def test_a_real_model_on_real_text_beats_the_frequencies_of_characters(
 ) -> None:
     import gzip
 
-    stories = gzip.open(tinystories / "valid.txt.gz", "rt", encoding="utf-8").read().split("<|endoftext|>")[:8]
+    with gzip.open(tinystories / "valid.txt.gz", "rt", encoding="utf-8") as file:
+        stories = file.read().split("<|endoftext|>")[:8]
     stories = [story.strip() for story in stories]
     (tmp_path / "stories.txt").write_text("<|endoftext|>".join(stories), encoding="utf-8")
-    arguments = [f"models.it.path={stories260k}", f"evaluation.path={tmp_path / 'stories.txt'}", "compute.device=cpu"]
+    arguments = [
+        f"models.it.path={stories260k}",
+        f"evaluation.path={tmp_path / 'stories.txt'}",
+        "compute.device=cpu",
+    ]
     assert run(*arguments, f"run.dir={tmp_path / 'run'}", "evaluation.window=256") == 0
     text = "".join(stories)
     shares = np.array([text.count(character) for character in set(text)]) / len(text)

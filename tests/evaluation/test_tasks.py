@@ -71,9 +71,7 @@ def likelihoods(checkpoint: Path, context: str, choices: list[str]) -> torch.Ten
         before, whole = (tokenizer(text)["input_ids"] for text in (context, f"{context} {choice}"))
         with torch.no_grad():
             logits = model(torch.tensor([whole[:-1]])).logits[0].log_softmax(-1)
-        found.append(
-            sum(float(logits[place - 1, whole[place]]) for place in range(len(before), len(whole)))
-        )
+        found.append(sum(float(logits[place - 1, whole[place]]) for place in range(len(before), len(whole))))
     return torch.tensor(found, dtype=torch.float64)
 
 
@@ -122,7 +120,9 @@ def test_prompts_that_are_cut_are_counted(checkpoint: Path, tasks: Path, tmp_pat
     assert choose(checkpoint, tasks, tmp_path / "run", "evaluation.window=16", "evaluation.limit=5") == 0
     record = json.loads((tmp_path / "run" / "evaluation.json").read_text())
     lengths = [len(f"{context(item)} {choice}") for item in ITEMS[:5] for choice in item["choices"]]
-    assert record["models"]["it"]["details"]["truncated_prompts"] == sum(length > 17 for length in lengths) > 0
+    assert (
+        record["models"]["it"]["details"]["truncated_prompts"] == sum(length > 17 for length in lengths) > 0
+    )
     assert {row["count"] for row in record["rows"]} == {5}
 
 
@@ -138,7 +138,9 @@ def test_llamas_table_names_eight_tasks_that_the_harness_has() -> None:
     from ligo.evaluation.tasks import task_manager
 
     config, _ = compose_options(["evaluation=llama-table", "models.a.path=x"], OPTIONS)
-    assert len(config.evaluation.tasks) == 8 and set(config.evaluation.metrics) == set(config.evaluation.tasks)
+    assert len(config.evaluation.tasks) == 8 and set(config.evaluation.metrics) == set(
+        config.evaluation.tasks
+    )
     task_manager(config.evaluation)  # refuses names that are not there
 
 
@@ -167,5 +169,3 @@ def test_what_is_not_there_is_refused_before_a_model_is_read(
     assert choose(checkpoint, tasks, tmp_path / "run", *more) == code
     assert re.search(words, capsys.readouterr().err)
     assert not (tmp_path / "run").exists()
-
-
