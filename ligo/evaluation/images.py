@@ -51,6 +51,8 @@ class ImageClassification(EvaluationOfEach[ImagesConfig]):
         return options.decisive(self.config)
 
     def prepare(self, models: Sequence[Model]) -> str:
+        from ligo.evaluation.finetuning.heads import check_body
+
         options.check_models(models, self.config)
         check_installed()
         self._families: dict[str, ViT] = {}
@@ -63,6 +65,7 @@ class ImageClassification(EvaluationOfEach[ImagesConfig]):
                     f"models.{model.name} is a {family.name} model, which reads text, not images.\n"
                     "  Try: evaluation=classification"
                 )
+            check_body(model, family)
             shape = family.setting("num_channels"), family.setting("image_size")
             if shape not in by_shape:
                 by_shape[shape] = self._read(*shape)

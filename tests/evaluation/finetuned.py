@@ -38,12 +38,8 @@ def copied(folder: Path, source: Path, **config: Any) -> Path:
 
 def run(folder: Path, evaluation: str, models: dict[str, Path], *more: str) -> dict[str, Any]:
     """`python -m ligo.evaluate` in this process; what evaluation.json says."""
-    paths = ", ".join(f"{name}: {{path: '{path}'}}" for name, path in models.items())
-    evaluate(
-        *compose_options(
-            [f"evaluation={evaluation}", f"models={{{paths}}}", f"run.dir={folder}", *more], OPTIONS
-        )
-    )
+    paths = [f"models.{name}.path={path}" for name, path in models.items()]
+    evaluate(*compose_options([f"evaluation={evaluation}", *paths, f"run.dir={folder}", *more], OPTIONS))
     return dict(json.loads((folder / "evaluation.json").read_text()))
 
 

@@ -209,20 +209,21 @@ def test_the_flops_of_a_run_are_three_forward_passes_over_what_it_was_given(
 # --- what is refused -----------------------------------------------------------------------------------------
 
 
-def test_only_heads_are_drawn_anew(tmp_path: Path) -> None:
-    folder = tmp_path / "bert"
+def test_only_heads_are_drawn_anew(tmp_path: Path, data: Path) -> None:
+    """Found before the first of several models is trained."""
+    folder, lacking = tmp_path / "bert", "bert.encoder.layer.1.output.dense.bias"
     shutil.copytree(BERT, folder)
     weights = load_file(folder / "model.safetensors")
-    save_file(
-        {k: v for k, v in weights.items() if "layer.1.output.dense" not in k},
-        folder / "model.safetensors",
-        {"format": "pt"},
-    )
+    del weights[lacking]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
     family = family_of(Model.open("small", ModelConfig(path=str(folder)), ComputeConfig()).config)
-    with pytest.raises(
-        CheckpointError, match="lacks bert.encoder.layer.1.output.dense.bias, .* only heads are drawn anew"
-    ):
+    with pytest.raises(CheckpointError, match=f"lacks {lacking}, .* only heads are drawn anew"):
         model_with_head(folder, "AutoModelForSequenceClassification", family, 0, num_labels=2)
+    with pytest.raises(
+        CheckpointError, match=f"models.second: .* lacks {lacking}, .* only heads are drawn anew"
+    ):
+        classify(tmp_path / "run", data, models={"first": BERT, "second": folder})
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_head_is_the_same_from_the_same_seed_and_the_checkpoints_own_is_kept(tmp_path: Path) -> None:

@@ -1,18 +1,39 @@
 """Any checkpoint folder under a head of another task, by transformers' own classes.
 
-What the folder has of the head is taken, the rest of the head is drawn from a seed, and said. Of what lies below the
-head nothing may be missing.
+What the folder has of the head is taken, the rest of the head is drawn from a seed. Of what lies below the head nothing
+may be missing.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ligo.core.errors import CheckpointError
+from ligo.evaluation.models import Model
 from ligo.families.base import Family
+from ligo.families.stock import expected_shapes
+
+
+def check_body(model: Model, family: Family) -> None:
+    """Refuse a checkpoint that lacks weights below its head; headers alone are read.
+
+    Raises:
+        CheckpointError: the weights are named.
+    """
+    found = model.checkpoint.named_for(family).shapes
+    prefix = f"{family.body}." if family.has_head else ""
+    wanted = {
+        name: shape
+        for name, shape in expected_shapes(family).items()
+        if _is_of_body(name, prefix, (*family.other_heads, "pooler."))
+    }
+    wrong = [name for name, shape in wanted.items() if found.get(name) != shape]
+    if wrong:
+        raise _lacks(f"models.{model.name}: {model.checkpoint.folder}", wrong)
 
 
 def model_with_head(
@@ -48,21 +69,21 @@ def model_with_head(
             f"{str(error).splitlines()[0][:200]}\n  Try: a checkpoint of another family"
         ) from error
     drawn = sorted({*found["missing_keys"], *(key[0] for key in found["mismatched_keys"])})
-    below = [name for name in drawn if not _is_of_head(name, model, family)]
+    below = [name for name in drawn if _is_of_body(name, f"{model.base_model_prefix}.", family.other_heads)]
     if below:
-        raise CheckpointError(
-            f"{folder} lacks {_first_few(below)}, or has it in another shape, and only heads are drawn anew.\n"
-            "  Try: download the checkpoint again, or save it again with save_pretrained"
-        )
+        raise _lacks(str(folder), below)
     model.config.use_cache = False
     return model, drawn
 
 
-def _is_of_head(name: str, model: Any, family: Family) -> bool:
-    """Whether a weight lies outside the body; poolers are heads that transformers counts to the body."""
-    return not name.startswith(f"{model.base_model_prefix}.") or name.startswith(family.other_heads)
+def _is_of_body(name: str, prefix: str, heads: tuple[str, ...]) -> bool:
+    """Whether a weight lies below the head; poolers are heads that transformers counts to the body."""
+    return name.startswith(prefix) and not name.startswith(heads)
 
 
-def _first_few(names: list[str], how_many: int = 3) -> str:
-    rest = len(names) - how_many
-    return ", ".join(names[:how_many]) + (f" and {rest} more" if rest > 0 else "")
+def _lacks(what: str, names: Sequence[str]) -> CheckpointError:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return CheckpointError(
+        f"{what} lacks {', '.join(names[:3])}{more}, or has it in another shape, and only heads are drawn anew.\n"
+        "  Try: download the checkpoint again, or save it again with save_pretrained"
+    )

@@ -19,6 +19,7 @@ from ligo.accounting.flops import recomputed_flops
 from ligo.core.errors import CheckpointError, ConfigError, DataError
 from ligo.core.log import progress
 from ligo.data.order import shuffled
+from ligo.evaluation.finetuning.heads import check_body
 from ligo.evaluation.models import Model
 from ligo.families.base import Family, family_of
 from ligo.training.objectives import TextObjective
@@ -69,7 +70,7 @@ class TextReader:
             wanted: most tokens of a row. None: `usual`, or what the model has positions for.
 
         Raises:
-            CheckpointError: the model reads no text, or its tokenizer will not do.
+            CheckpointError: the model reads no text, or lacks weights, or its tokenizer will not do.
             ConfigError: the model has fewer positions than are wanted.
         """
         family = family_of(model.config)
@@ -77,6 +78,7 @@ class TextReader:
             raise CheckpointError(
                 f"models.{model.name} is a {family.name} model, which reads images, not text.\n  Try: evaluation=images"
             )
+        check_body(model, family)
         tokenizer = _marking_ends(model.tokenizer())
         positions = model.max_positions or usual
         if family.config["model_type"] == "roberta":  # positions are counted from behind the padding token
