@@ -92,22 +92,34 @@ def check(tuning: TuningConfig, data: InstructionDataConfig, train: TuneTrainCon
     check_between("data.validation_fraction", data.validation_fraction, 0, 0.5, above=True)
     check_between("data.validation_examples", data.validation_examples, 1)
     check_between("data.max_length", data.max_length, 2)
-    check_between("train.epochs", train.epochs, 0, above=True)
-    check_between("train.batch_size", train.batch_size, 1)
-    if train.steps is not None:
-        check_between("train.steps", train.steps, 1)
-    for key, instead in _DERIVED.items():
-        if getattr(train, key) != getattr(TrainConfig, key):
-            raise ConfigError(
-                f"train.{key} follows from the examples and train.{instead}, and cannot be set beside them.\n"
-                f"  Try: train.{instead}="
-            )
+    check_budget(train, "train")
     check_training(train, "train")
     check_moments(train, "reset")
     if tuning.method == "full":
         _check_full(tuning)
     else:
         _check_adapter(train)
+
+
+def check_budget(train: TuneTrainConfig, section: str) -> None:
+    """Refuse budgets that cannot be.
+
+    Args:
+        section: where the options are typed.
+
+    Raises:
+        ConfigError: the value, and what to type instead.
+    """
+    check_between(f"{section}.epochs", train.epochs, 0, above=True)
+    check_between(f"{section}.batch_size", train.batch_size, 1)
+    if train.steps is not None:
+        check_between(f"{section}.steps", train.steps, 1)
+    for key, instead in _DERIVED.items():
+        if getattr(train, key) != getattr(TrainConfig, key):
+            raise ConfigError(
+                f"{section}.{key} follows from the examples and {section}.{instead}, and cannot be set beside them.\n"
+                f"  Try: {section}.{instead}="
+            )
 
 
 def _check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
@@ -158,7 +170,7 @@ def check_zero(tuning: TuningConfig, train: TrainConfig, deepspeed: Mapping[str,
         )
 
 
-def check_spread(train: TuneTrainConfig, world_size: int) -> None:
+def check_spread(train: TuneTrainConfig, world_size: int, section: str = "train") -> None:
     """Refuse batches that do not divide over the ranks there are and into micro-batches.
 
     Raises:
@@ -167,14 +179,14 @@ def check_spread(train: TuneTrainConfig, world_size: int) -> None:
     per_rank, rest = divmod(train.batch_size, world_size)
     if rest or per_rank == 0:
         raise ConfigError(
-            f"train.batch_size={train.batch_size} does not divide by {world_size} ranks.\n"
-            f"  Try: train.batch_size={max(1, per_rank) * world_size}"
+            f"{section}.batch_size={train.batch_size} does not divide by {world_size} ranks.\n"
+            f"  Try: {section}.batch_size={max(1, per_rank) * world_size}"
         )
     micro = train.micro_batch_size
     if micro is not None and (micro < 1 or per_rank % micro):
         raise ConfigError(
-            f"train.micro_batch_size={micro} does not divide the {per_rank} examples that each rank has per step.\n"
-            "  Try: train.micro_batch_size=1"
+            f"{section}.micro_batch_size={micro} does not divide the {per_rank} examples that each rank has per step.\n"
+            f"  Try: {section}.micro_batch_size=1"
         )
 
 
