@@ -32,9 +32,22 @@ from ligo.core.errors import ConfigError, Interrupted, LigoError
 from ligo.core.files import read_json, write_json, write_text
 from ligo.core.lease import lease
 
-_VERSIONS_OF = ("ligo", "torch", "transformers", "deepspeed", "safetensors", "tokenizers", "wandb", "numpy")
+_VERSIONS_OF = (
+    *(
+        "ligo",
+        "torch",
+        "transformers",
+        "deepspeed",
+        "peft",
+        "bitsandbytes",
+        "safetensors",
+        "tokenizers",
+        "wandb",
+        "numpy",
+    ),
+)
 
-_INDECISIVE = ("run", "output", "stages", "merge", "tracking", "hardware")
+_INDECISIVE = ("run", "output", "plan", "stages", "merge", "tracking", "hardware")
 _INDECISIVE_KEYS = {"data": ("cache_dir",), "train": ("save_every", "keep_last", "keep_every", "export")}
 
 
