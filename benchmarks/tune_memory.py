@@ -116,8 +116,7 @@ def planned_rows() -> Figures:
     found = {}
     for engine in ("torch", "deepspeed"):
         words = [
-            "+recipe=guanaco",
-            "+small=llama-65b",
+            "+recipe=guanaco-65b",
             "hardware=a100",
             f"train.engine={engine}",
             "plan=true",

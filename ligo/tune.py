@@ -32,7 +32,7 @@ EXAMPLES = (
     "python -m ligo.tune small.path=DIR tuning=lora data.path=FILE.json train.batch_size=32",
     "python -m ligo.tune +recipe=alpaca-7b small.path=DIR data.path=FILE.json",
     "python -m ligo.tune small.path=DIR tuning=qlora tuning.peft.r=16 data.path=FILE.jsonl merge=true",
-    "python -m ligo.tune +recipe=guanaco +small=llama-65b hardware=a100 plan=true",
+    "python -m ligo.tune +recipe=guanaco-65b hardware=a100 plan=true",
 )
 
 

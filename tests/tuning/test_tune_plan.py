@@ -34,9 +34,7 @@ def planned(
 
 def test_a_65b_base_in_4_bits_fits_48_gb() -> None:
     """As Dettmers et al. 2023 (arXiv 2305.14314) tuned it, on a single GPU of that size."""
-    config, _ = compose_options(
-        ["+recipe=guanaco", "+small=llama-65b", "hardware=a100", "plan=true"], OPTIONS
-    )
+    config, _ = compose_options(["+recipe=guanaco-65b", "hardware=a100", "plan=true"], OPTIONS)
     family = family_of(dict(config.small.model))
     plan = TuningPlan(
         family, config.tuning, config.train, max_length=512, deepspeed=config.deepspeed, hardware=config.hardware
