@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: setup demo test lint docs compat smollm2 minilm bench-demo bench-algebra bench-scale bench-train bench-sweep bench-report bench-trust clean
+.PHONY: setup demo test lint docs compat smollm2 minilm bench-demo bench-algebra bench-scale bench-train bench-tune bench-sweep bench-report bench-trust study-downstream clean
 
 setup: $(INSTALLED)
 
@@ -54,6 +54,9 @@ bench-scale: setup
 bench-train: setup
 	$(BIN)/python -m benchmarks.train
 
+bench-tune: setup
+	$(BIN)/python -m benchmarks.tune
+
 bench-sweep: setup
 	$(BIN)/python -m benchmarks.sweep
 
@@ -62,6 +65,10 @@ bench-report: setup
 
 bench-trust: setup
 	$(BIN)/python -m benchmarks.trust
+
+# Grown, from scratch, or small: how each takes to tuning. An hour on two cores; needs ../shared/data.
+study-downstream: setup
+	$(BIN)/python -m experiments.downstream
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

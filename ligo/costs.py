@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ligo.accounting.flops import ModelFlops, model_flops
-from ligo.accounting.hardware import Rates, Work, sheet_rates
+from ligo.accounting.hardware import HardwareConfig, Rates, Work, sheet_rates
 from ligo.accounting.memory import (
     BYTES,
     STAGES,
@@ -155,21 +155,12 @@ class _Forecast:
 
     @cached_property
     def on_gpu(self) -> bool:
-        import torch
-
-        return not self.hardware.is_measured or torch.cuda.is_available()
+        return has_gpu(self.hardware)
 
     @cached_property
     def capacity(self) -> float | None:
         """Bytes that a rank may hold."""
-        import torch
-
-        if self.hardware.memory_gib is not None:
-            return self.hardware.memory_gib * 2**30
-        if torch.cuda.is_available():
-            return float(torch.cuda.mem_get_info()[1])
-        free = free_memory()
-        return None if free is None else free / self.ranks
+        return rank_memory(self.hardware, self.ranks)
 
     @cached_property
     def rates(self) -> Rates | None:
@@ -463,6 +454,25 @@ class _Forecast:
         for chosen in [*changes, *pairs, everything]:
             words = " ".join(f"learn.{key}={str(value).lower()}" for key, value in chosen.items())
             yield words, self.learning_memory(replace(now, **chosen))
+
+
+def has_gpu(hardware: HardwareConfig) -> bool:
+    """Whether ranks are planned for GPUs."""
+    import torch
+
+    return not hardware.is_measured or torch.cuda.is_available()
+
+
+def rank_memory(hardware: HardwareConfig, ranks: int) -> float | None:
+    """Bytes that each of so many ranks may hold; None: not known."""
+    import torch
+
+    if hardware.memory_gib is not None:
+        return hardware.memory_gib * 2**30
+    if torch.cuda.is_available():
+        return float(torch.cuda.mem_get_info()[1])
+    free = free_memory()
+    return None if free is None else free / ranks
 
 
 def free_memory() -> int | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
@@ -75,43 +75,68 @@ def training_step(
         dtype: of the weights.
         autocast: whether matrices are multiplied in bf16 all the same.
     """
-    with _shapes_only(family, dtype) as (run, parameters):
-        with Trace() as trace, torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            loss = loss_of(family)(run, _batch(family, windows, length))
-            loss.backward()  # type: ignore[no-untyped-call]
-        gradients = trace.births_of([p.grad for p in parameters.values() if p.grad is not None])
-        trace.close()
-    return _step_cost(trace, gradients)
+    of_all = getattr(torch, dtype)
+    return model_step(
+        skeleton(family), family, lambda tensor: of_all, windows=windows, length=length, autocast=autocast
+    )
 
 
 def evaluation_step(family: Family, *, windows: int, length: int, dtype: str = "float32") -> StepCost:
     """One forward pass on validation windows."""
-    found = {}
-    for layers in _few_layers(family):
-        with _shapes_only(with_layers(family, layers), dtype, train=False) as (run, _):
-            with Trace() as trace, torch.no_grad():
-                loss_of(family)(run, _batch(family, windows, length))
-            trace.close()
-        found[layers] = _step_cost(trace, set())
-    return _extrapolated(found, family.dims.num_layers)
+    found, of_all = {}, getattr(torch, dtype)
+    for layers in few_layers(family):
+        short = with_layers(family, layers)
+        found[layers] = model_step(
+            skeleton(short), short, lambda tensor: of_all, windows=windows, length=length, learns=False
+        )
+    return extrapolated(found, family.dims.num_layers)
+
+
+def model_step(
+    model: nn.Module, family: Family, dtype: Callable[[Tensor], torch.dtype], *, windows: int, length: int,
+    autocast: bool = False, learns: bool = True,
+) -> StepCost:  # fmt: skip
+    """One micro-batch of a model without weights, of which a part may be frozen.
+
+    Args:
+        model: the family's stock model on the meta device, with an adapter in it or without.
+        dtype: of each of its parameters.
+        autocast: whether matrices are multiplied in bf16 all the same.
+        learns: False: the forward pass alone, as in an evaluation.
+    """
+    with _without_numbers(model.train(learns), dtype) as parameters:
+        with (
+            Trace() as trace,
+            torch.autocast("cpu", torch.bfloat16, enabled=autocast),
+            torch.set_grad_enabled(learns),
+        ):
+            loss = loss_of(family)(model, _batch(family, windows, length))
+            if learns:
+                loss.backward()  # type: ignore[no-untyped-call]
+        gradients = trace.births_of([p.grad for p in parameters if p.grad is not None])
+        trace.close()
+    return _step_cost(trace, gradients)
 
 
 @contextmanager
-def _shapes_only(
-    family: Family, dtype: str, *, train: bool = True
-) -> Iterator[tuple[Callable[..., Any], Mapping[str, Tensor]]]:
-    """The stock model as a function of its inputs, and its parameters, which have no numbers."""
-    model = skeleton(family).train(train)
+def _without_numbers(
+    model: nn.Module, dtype: Callable[[Tensor], torch.dtype]
+) -> Iterator[list[nn.Parameter]]:
+    """Give a model parameters that have shapes alone, in place: recomputed layers look for them in the backward pass too."""
     with FakeTensorMode(allow_non_fake_inputs=True), _as_with_numbers():
-        parameters: dict[str, Tensor] = {
-            name: torch.empty(p.shape, dtype=getattr(torch, dtype)).requires_grad_()
-            for name, p in model.named_parameters()
-        }
-
-        def run(**inputs: Any) -> Any:
-            return torch.func.functional_call(model, parameters, (), inputs, tie_weights=True)
-
-        yield run, parameters
+        made: dict[int, nn.Parameter] = {}
+        for name, p in list(model.named_parameters(remove_duplicate=False)):
+            if id(p) not in made:
+                made[id(p)] = nn.Parameter(
+                    torch.empty(p.shape, dtype=dtype(p)), requires_grad=p.requires_grad
+                )
+            module, _, leaf = name.rpartition(".")
+            model.get_submodule(module).register_parameter(leaf, made[id(p)])
+        for name, b in list(model.named_buffers()):
+            if b.is_meta:  # an adapter's; those of the stock model are real
+                module, _, leaf = name.rpartition(".")
+                model.get_submodule(module).register_buffer(leaf, torch.empty(b.shape, dtype=b.dtype))
+        yield list(made.values())
 
 
 @contextmanager
@@ -192,9 +217,9 @@ class Learning:
             with self._shapes_only, _as_with_numbers(), torch.set_grad_enabled(learns):
                 return self._traced(short, grown, chosen, windows, mixed, small, autocast)
 
-        counts, total = _few_layers(self._plan.target), self._plan.target.dims.num_layers
+        counts, total = few_layers(self._plan.target), self._plan.target.dims.num_layers
         found = {layers: cost(layers) for layers in counts}
-        line, mixed = _extrapolated(found, total), self._plan.small.dims.num_layers
+        line, mixed = extrapolated(found, total), self._plan.small.dims.num_layers
         if not self._learned.depth or mixed <= 2:
             return line
         # mixing adds up in place and leaves nothing behind; what takes time is on a line too
@@ -249,7 +274,8 @@ def shortened(plan: GrowthPlan, layers: int) -> GrowthPlan:
     )
 
 
-def _few_layers(family: Family) -> list[int]:
+def few_layers(family: Family) -> list[int]:
+    """Two numbers of layers to trace in the place of all."""
     return sorted({min(layers, family.dims.num_layers) for layers in (_TRACED_LAYERS // 2, _TRACED_LAYERS)})
 
 
@@ -265,7 +291,7 @@ def _learned_tensors(maps: GrowthMaps) -> list[Tensor]:
     return [factor.values for factor in factors.values() if isinstance(factor, Dense | CopiesThenRows)]
 
 
-def _extrapolated(found: Mapping[int, StepCost], layers: int) -> StepCost:
+def extrapolated(found: Mapping[int, StepCost], layers: int) -> StepCost:
     """The straight line through what two numbers of layers take."""
     few, many = min(found), max(found)
     if few == many:

@@ -8,12 +8,15 @@ from typing import Any
 
 import yaml
 
+from ligo.accounting.hardware import HardwareConfig
+from ligo.accounting.hardware import check as check_hardware
 from ligo.command import main
 from ligo.config import Options, RunConfig, SmallConfig
 from ligo.core.distributed import world_size
-from ligo.core.errors import ConfigError, check_installed
+from ligo.core.errors import CheckpointError, ConfigError, check_installed
+from ligo.core.log import say
 from ligo.grow import find_small, opened
-from ligo.plan import name_after_folder
+from ligo.plan import known_config, name_after_folder
 from ligo.tracking.config import TrackingConfig
 from ligo.tuning.config import (
     InstructionDataConfig,
@@ -29,6 +32,7 @@ EXAMPLES = (
     "python -m ligo.tune small.path=DIR tuning=lora data.path=FILE.json train.batch_size=32",
     "python -m ligo.tune +recipe=alpaca-7b small.path=DIR data.path=FILE.json",
     "python -m ligo.tune small.path=DIR tuning=qlora tuning.peft.r=16 data.path=FILE.jsonl merge=true",
+    "python -m ligo.tune +recipe=guanaco-65b hardware=a100 plan=true",
 )
 
 
@@ -44,7 +48,11 @@ class TuneConfig:
     deepspeed: dict[str, Any] = field(default_factory=dict)
     """DeepSpeed's own keys, passed through as they are."""
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    hardware: HardwareConfig = field(default_factory=HardwareConfig)
+    """The machine whose memory is planned for; none: no plan is made."""
     run: RunConfig = field(default_factory=RunConfig)
+    plan: bool = False
+    """Print what each rank will hold, and end: no weights are needed, no instructions, and no such machine."""
     merge: bool = False
     """Also write the model with the adapter added into its weights, as a stock folder `trained`."""
     seed: int = 0
@@ -60,14 +68,25 @@ def check_config(config: TuneConfig) -> None:
     from ligo.tracking.config import check as check_tracking
 
     check(config.tuning, config.data, config.train)
+    if config.data.path is None and not config.plan:
+        raise ConfigError(
+            "there are no instructions to tune on: data.path is not set.\n"
+            "  Try: data.path=FILE.json with instruction, input and output in each record"
+        )
     check_zero(config.tuning, config.train, config.deepspeed)
     check_tracking(config.tracking)
+    check_hardware(config.hardware)
+    if config.plan and config.hardware.is_unknown:
+        raise ConfigError(
+            "plan=true plans for a machine, and hardware=none names none.\n  Try: hardware=cpu, or h100"
+        )
 
 
 _GROUPS = {
     "small": SmallConfig,
     "tuning": TuningConfig,
     "tracking": TrackingConfig,
+    "hardware": HardwareConfig,
     "deepspeed": None,
     "recipe": None,
 }
@@ -85,9 +104,15 @@ def tune(config: TuneConfig, config_yaml: str) -> None:
     from ligo.core.run import Run, config_hash
 
     config = replace(config, small=name_after_folder(config.small))
+    quiet_libraries()
+    if config.plan:
+        check_memory(config)
+        return
+    config = replace(config, hardware=replace(config.hardware, count=None))  # the ranks that there are
     check_extras(config)
     check_machine_fits(config)
-    quiet_libraries()
+    if not config.hardware.is_unknown and known_config(config.small) is not None:
+        check_memory(config)
     joined_before = distributed.is_started()  # by the program that calls this
     run_config = yaml.safe_load(config_yaml)
     digest = config_hash(run_config)
@@ -115,6 +140,33 @@ def tune(config: TuneConfig, config_yaml: str) -> None:
         ).execute(merge=config.merge)
     if not joined_before:
         distributed.stop()
+
+
+def check_memory(config: TuneConfig) -> None:
+    """Print what each rank will hold, and refuse what the machine does not.
+
+    Raises:
+        CheckpointError: the shape of the checkpoint is not known without it.
+        ResourceError: the memory is too small; options with which it is not are named.
+    """
+    from ligo.families.base import family_of
+    from ligo.training.objectives import make_objective
+    from ligo.tune_plan import TuningPlan
+
+    known = known_config(config.small)
+    if known is None:
+        raise CheckpointError(
+            f"the shape of the checkpoint '{config.small.name}' is not known: no config.json is at hand.\n"
+            "  Try: small.path=DIR with a Hugging Face checkpoint folder, or another small="
+        )
+    family = family_of(known)
+    make_objective(family, instructions=True)
+    plan = TuningPlan(
+        family, config.tuning, config.train, max_length=config.data.max_length, deepspeed=config.deepspeed,
+        hardware=config.hardware,
+    )  # fmt: skip
+    say(plan.text(config.small.name))
+    plan.check()
 
 
 def base_model(small: SmallConfig) -> str:

@@ -34,9 +34,22 @@ from ligo.core.files import read_object, write_json, write_text
 from ligo.core.lease import lease
 from ligo.core.redact import redact
 
-_VERSIONS_OF = ("ligo", "torch", "transformers", "deepspeed", "safetensors", "tokenizers", "wandb", "numpy")
+_VERSIONS_OF = (
+    *(
+        "ligo",
+        "torch",
+        "transformers",
+        "deepspeed",
+        "peft",
+        "bitsandbytes",
+        "safetensors",
+        "tokenizers",
+        "wandb",
+        "numpy",
+    ),
+)
 
-_INDECISIVE = ("run", "output", "stages", "merge", "tracking", "hardware")
+_INDECISIVE = ("run", "output", "plan", "stages", "merge", "tracking", "hardware")
 _INDECISIVE_KEYS = {"data": ("cache_dir",), "train": ("save_every", "keep_last", "keep_every", "export")}
 
 

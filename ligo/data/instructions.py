@@ -110,7 +110,7 @@ def read_examples(path: Path, *, on_empty: str = "drop") -> Examples:
             elif on_empty == "drop":
                 num_empty += 1
             else:
-                raise DataError(f"{where}: the response is empty.\n  Try: on_empty=drop, or fill it in")
+                raise DataError(f"{where}: the response is empty.\n  Try: data.on_empty=drop, or fill it in")
     if not items:
         raise DataError(
             f"{path} holds no example: {num_empty} records, all with an empty response.\n"
@@ -244,7 +244,9 @@ def tokenize_examples(
     """
     check_choice("on_long", on_long, ON_LONG)
     if max_length < 2:
-        raise ConfigError(f"max_length={max_length} leaves no room for a response.\n  Try: max_length=512")
+        raise ConfigError(
+            f"max_length={max_length} leaves no room for a response.\n  Try: data.max_length=512"
+        )
     end = tokenizer.eos_token_id
     if end is None:
         raise DataError(
@@ -266,7 +268,7 @@ def tokenize_examples(
     if examples and not items:
         raise DataError(
             f"no example is left: all {num_dropped} are longer than max_length={max_length} tokens.\n"
-            f"  Try: max_length={4 * max_length}"
+            f"  Try: data.max_length={4 * max_length}"
         )
     return TokenizedExamples(items, num_truncated, num_dropped)
 

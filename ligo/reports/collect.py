@@ -23,6 +23,7 @@ ARM_LABELS = {
     "short": "from scratch, short schedule",
     "continue": "small model trained on",
     "small": "small model",
+    "tune": "tuned",
     "learn": "learning the operator",
 }
 
@@ -78,13 +79,13 @@ def load_run(folder: Path) -> RunRecord:
         state = "is not finished" if (folder / "metrics.jsonl").exists() else "holds no run"
         raise DataError(
             f"{folder} {state}: summary.json is missing.\n"
-            f"  It is written at the end of: python -m ligo.grow run.dir={folder}"
+            f"  It is written at the end of: python -m ligo.grow run.dir={folder}, or ligo.tune"
         )
     summary = _read_object(folder / "summary.json")
     plan: dict[str, Any] = {}
     if (folder / "plan.json").exists():
         plan = _read_object(folder / "plan.json")
-    else:
+    elif "tuning" not in summary:
         warnings.append("plan.json is missing: the growth plan is not shown.")
     labels = {arm.get("name"): arm.get("label") for arm in summary.get("arms") or ()}
     arms = read_arms(folder, labels, warnings)

@@ -93,6 +93,8 @@ def savings(summary: Mapping[str, Any]) -> list[Saving]:
 
 def answer(summary: Mapping[str, Any]) -> str:
     """The finding in one sentence, good or bad."""
+    if "tuning" in summary:
+        return _tuned(summary["tuning"])
     rows = savings(summary)
     target = summary.get("target_loss") or {}
     if not rows or target.get("value") is None or all(row.scratch is None for row in rows):
@@ -122,6 +124,14 @@ def answer(summary: Mapping[str, Any]) -> str:
     more = units.percent(abs(sunk)) + ("" if sunk > 0 else " more")
     joint = f"; {more}" if same_sign else f", but {'saved' if sunk > 0 else 'cost'} {more}"
     return f"{sentence}{joint} when the small model is already there."
+
+
+def _tuned(tuning: Mapping[str, Any]) -> str:
+    start, end = _finite(tuning.get("start_loss")), _finite(tuning.get("loss"))
+    if start is None or end is None:
+        return "What tuning did to the loss of responses was not measured."
+    did = "lowered" if end < start else "did not lower"
+    return f"Tuning {did} the loss of responses that were held out: {start:.4f} before, {end:.4f} after."
 
 
 def savings_table_text(summary: Mapping[str, Any]) -> str:
@@ -243,9 +253,9 @@ def _section(run: RunRecord) -> dict[str, Any]:
 
 
 def _arm_rows(run: RunRecord) -> list[dict[str, Any]]:
-    """One row per arm of the summary; the grown and the scratch arm stand there even when absent."""
+    """One row per arm of the summary; where a model was grown, the grown and the scratch arm stand there even when absent."""
     rows = [dict(row) for row in run.summary.get("arms") or ()]
-    for name in ("grown", "scratch"):
+    for name in () if "tuning" in run.summary else ("grown", "scratch"):
         if all(row.get("name") != name for row in rows):
             rows.append({"name": name, "label": ARM_LABELS[name]})
     for row in rows:

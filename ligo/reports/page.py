@@ -60,6 +60,7 @@ summary { cursor: pointer; color: var(--quiet); margin: .6rem 0 }
 </head>
 <body>
 {% macro savings_table(section) %}
+  {% if not section.summary.tuning %}
   {% if section.savings %}
   <div class="table"><table class="savings">
     <tr>{% for column in columns %}<th>{{ column }}</th>{% endfor %}</tr>
@@ -73,6 +74,7 @@ summary { cursor: pointer; color: var(--quiet); margin: .6rem 0 }
     {{ section.summary.target_loss.value | loss }}, the final validation loss of the arm
     “{{ section.summary.target_loss.of }}”.
   {% else %}not measured.{% endif %}</p>
+  {% endif %}
 {% endmacro %}
 {% macro plain_table(columns, rows) %}
 <div class="table"><table>
@@ -205,6 +207,20 @@ Bokeh.embed.embed_item({{ chart.item | tojson }}, "chart").then(() => {
   {{ summary.cost.assumption }}.</p>
 {% endif %}
 
+{% if summary.tuning %}
+<h{{ 2 if single else 3 }}>The tuning</h{{ 2 if single else 3 }}>
+<dl>
+  <dt>checkpoint</dt><dd>{{ summary.tuning.base_model }}: {{ summary.tuning.parameters | count }} parameters</dd>
+  <dt>method</dt><dd>{{ summary.tuning.method }}{% if summary.tuning.quantization != "none" %}, base in
+    {{ summary.tuning.quantization }}{% endif %}; {{ "{:,}".format(summary.tuning.trained_parameters) }} parameters trained</dd>
+  <dt>examples</dt><dd>{{ "{:,}".format(summary.tuning.examples) }}, in {{ "{:,}".format(summary.tuning.steps) }} steps of
+    {{ summary.tuning.batch_size }}</dd>
+  <dt>loss before, after</dt><dd>{{ summary.tuning.start_loss | loss }}, {{ summary.tuning.loss | loss }} nats per token of a
+    response ({{ summary.tuning.bits_per_byte | loss }} bits per byte)</dd>
+  <dt>memory, storage</dt><dd>{{ summary.tuning.peak_memory_bytes | count }}B at most on a rank,
+    {{ summary.tuning.stored_bytes | count }}B of what was tuned</dd>
+</dl>
+{% else %}
 <h{{ 2 if single else 3 }}>The growth</h{{ 2 if single else 3 }}>
 <dl>
   <dt>small model</dt><dd>{{ summary.small.name }}: {{ summary.small.parameters | count }} parameters,
@@ -230,6 +246,7 @@ Bokeh.embed.embed_item({{ chart.item | tojson }}, "chart").then(() => {
   <dt>loss at the start</dt><dd>{{ summary.growth.loss_at_start | loss }}</dd>
   <dt>loss after learning</dt><dd>{{ summary.growth.loss_after_learning | loss }}</dd>
 </dl>
+{% endif %}
 {% if changes %}
 <figure>
   <div id="changes"></div>
@@ -301,6 +318,7 @@ Bokeh.embed.embed_item({{ chart.item | tojson }}, "chart").then(() => {
   {% for package, version in (summary.versions or {}).items() %} · {{ package }} {{ version }}{% endfor %}</p>
 {% endfor %}
 
+{% if study or sections | rejectattr("summary.tuning") | list %}
 <h2>How it was counted</h2>
 <pre>saving = 1 - (C_small * charged + C_operator + C_grown(V*)) / C_scratch(V*)</pre>
 <ul>
@@ -316,6 +334,7 @@ Bokeh.embed.embed_item({{ chart.item | tojson }}, "chart").then(() => {
   <li>FLOPs: training is three times the forward pass, lookups are free, the output
     projection is a matmul, attention is counted in full, recomputation is not counted.</li>
 </ul>
+{% endif %}
 </body>
 </html>
 """

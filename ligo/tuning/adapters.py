@@ -90,7 +90,7 @@ def add_adapter(model: nn.Module, config: Any, *, on_meta: bool = False) -> Any:
     """
     peft = import_peft("adapters")
     targets = config.target_modules
-    linear = sorted({name.split(".")[-1] for name, module in model.named_modules() if _is_linear(module)})
+    linear = sorted({name.split(".")[-1] for name, module in model.named_modules() if is_linear(module)})
     hint = f"  There are: {', '.join(linear)}.\n  Try: tuning.peft.target_modules=all-linear"
     try:
         with _quiet():
@@ -108,7 +108,8 @@ def add_adapter(model: nn.Module, config: Any, *, on_meta: bool = False) -> Any:
     return adapted
 
 
-def _is_linear(module: nn.Module) -> bool:
+def is_linear(module: nn.Module) -> bool:
+    """Whether a module is what adapters stand beside and bitsandbytes quantises."""
     return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
 
 

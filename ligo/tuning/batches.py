@@ -27,7 +27,8 @@ from ligo.data.order import shuffled
 from ligo.training.objectives import as_context
 from ligo.tuning.config import InstructionDataConfig
 
-_VALIDATION_ROWS = 16  # per forward pass
+VALIDATION_ROWS = 16
+"""Examples per forward pass of an evaluation."""
 
 
 @dataclass(frozen=True)
@@ -151,6 +152,13 @@ def validation_windows(instructions: Instructions) -> list[np.ndarray]:
     """The fixed evaluation set, int64 [<= 16, longest] each; examples of like length stand together."""
     ordered = sorted(instructions.validation, key=lambda example: len(example.ids))
     return [
-        as_windows(ordered[first : first + _VALIDATION_ROWS], instructions.fill)
-        for first in range(0, len(ordered), _VALIDATION_ROWS)
+        as_windows(ordered[first : first + VALIDATION_ROWS], instructions.fill)
+        for first in range(0, len(ordered), VALIDATION_ROWS)
     ]
+
+
+def response_size(examples: Sequence[TokenizedExample], tokenizer: Any) -> tuple[int, int]:
+    """(tokens that are guessed, bytes of the text that they stand for)."""
+    guessed = [example.ids[example.labels != IGNORED] for example in examples]
+    texts = tokenizer.batch_decode(guessed, skip_special_tokens=True)
+    return sum(map(len, guessed)), sum(len(text.encode()) for text in texts)

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from ligo.core.checks import check_between
-from ligo.core.errors import ConfigError, nearest
+from ligo.core.checks import check_between, check_choice
+from ligo.core.errors import ConfigError
 from ligo.data.instructions import ON_EMPTY, ON_LONG
 from ligo.training.config import TrainConfig, check_moments
 from ligo.training.config import check as check_training
@@ -79,16 +79,11 @@ def check(tuning: TuningConfig, data: InstructionDataConfig, train: TuneTrainCon
     Raises:
         ConfigError: the value, why it cannot be, and what to type instead.
     """
-    _check_choice("tuning.method", tuning.method, METHODS)
-    _check_choice("tuning.quantization", tuning.quantization, QUANTIZATIONS)
+    check_choice("tuning.method", tuning.method, METHODS)
+    check_choice("tuning.quantization", tuning.quantization, QUANTIZATIONS)
     check_between("tuning.lr", tuning.lr, 0, above=True)
-    _check_choice("data.on_long", data.on_long, ON_LONG)
-    _check_choice("data.on_empty", data.on_empty, ON_EMPTY)
-    if data.path is None:
-        raise ConfigError(
-            "there are no instructions to tune on: data.path is not set.\n"
-            "  Try: data.path=FILE.json with instruction, input and output in each record"
-        )
+    check_choice("data.on_long", data.on_long, ON_LONG)
+    check_choice("data.on_empty", data.on_empty, ON_EMPTY)
     check_between("data.validation_fraction", data.validation_fraction, 0, 0.5, above=True)
     check_between("data.validation_examples", data.validation_examples, 1)
     check_between("data.max_length", data.max_length, 2)
@@ -120,13 +115,6 @@ def check_budget(train: TuneTrainConfig, section: str) -> None:
                 f"{section}.{key} follows from the examples and {section}.{instead}, and cannot be set beside them.\n"
                 f"  Try: {section}.{instead}="
             )
-
-
-def _check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ConfigError(
-            f"{key}={value} is not one of {', '.join(choices)}.\n  Try: {key}={nearest(value, choices) or choices[0]}"
-        )
 
 
 def _check_full(tuning: TuningConfig) -> None:

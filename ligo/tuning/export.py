@@ -1,4 +1,4 @@
-"""What tuning leaves: a stock model or a stock PEFT folder, each with its tokenizer, a card and ligo.json.
+"""What tuning leaves: a stock model with its tokenizer, or a stock PEFT folder; each with a card and ligo.json.
 
 Both may be published, so no path of this machine gets into them.
 """
@@ -44,6 +44,8 @@ class Tuned:
     """Validation loss before, in nats per token of a response."""
     loss: float
     """The same after."""
+    bits_per_byte: float
+    """The same in bits per byte of the responses, which compares tokenizers."""
 
 
 def write_model(
@@ -93,7 +95,8 @@ def _write_card(folder: Path, source: Checkpoint, tuned: Tuned, note: str, load:
         "examples": f"{tuned.examples:,}",
         "steps": f"{tuned.steps:,}, of {tuned.batch_size} examples",
         "peak rate": f"{tuned.peak_lr:g}, {tuned.schedule}",
-        "validation loss": f"{tuned.start_loss:.4f} -> {tuned.loss:.4f} nats per token of a response",
+        "validation loss": f"{tuned.start_loss:.4f} -> {tuned.loss:.4f} nats per token of a response "
+        f"({tuned.bits_per_byte:.4f} bits per byte)",
     }  # fmt: skip
     table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
     write_text(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,10 +28,11 @@ from ligo.training.models import pretrained_model
 from ligo.training.objectives import Objective
 from ligo.training.resume import remove_finished
 from ligo.tuning.adapters import add_adapter, load_adapter, merged, peft_config, save_adapter
-from ligo.tuning.batches import InstructionBatches, Instructions, validation_windows
+from ligo.tuning.batches import InstructionBatches, Instructions, response_size, validation_windows
 from ligo.tuning.config import TuneTrainConfig, TuningConfig, training_of
 from ligo.tuning.export import Tuned, write_adapter_card, write_model
 from ligo.tuning.quantized import quantized_model
+from ligo.tuning.summary import summarise
 
 ARM = "tune"
 ADAPTER = "adapter"
@@ -116,15 +118,17 @@ class TuningRun:
             if not main:
                 return
             tuned = self._tuned(done, num_trained)
-            with folder_aside(self.run.trained if full else self.run.folder / ADAPTER) as folder:
+            left = self.run.trained if full else self.run.folder / ADAPTER
+            with folder_aside(left) as folder:
                 if full:
                     write_model(folder, kept.items(), self.base, tuned)
                 else:
                     save_adapter(folder, engine.module, kept, self.base_model)
                     write_adapter_card(folder, self.base, tuned)
-            result = {**vars(tuned), "tokens": done.tokens, "flops": done.flops, "wall_s": done.wall_s}
-            self.run.finish_stage(ARM, result)
-            self.tracker.summary(result)
+            parameters = self.family.num_parameters
+            self.tracker.summary(summarise(self.run, ARM, tuned, done, parameters=parameters, left=left))
+            spent = {"tokens": done.tokens, "flops": done.flops, "wall_s": done.wall_s}
+            self.run.finish_stage(ARM, {**vars(tuned), **spent})
             remove_finished(self.run.checkpoints(ARM), self.train.keep_every)
             say(
                 f"tuned: validation loss {tuned.start_loss:.4f} -> {tuned.loss:.4f} nats per token of a response, "
@@ -134,6 +138,7 @@ class TuningRun:
     def _tuned(self, done: Progress, num_trained: int) -> Tuned:
         records = read_records(self.run.metrics)
         start = next(each["eval/loss"] for each in records if each["arm"] == ARM and each["step"] == 0)
+        tokens, num_bytes = response_size(self.instructions.validation, self.base.tokenizer())
         return Tuned(
             base_model=self.base_model,
             base_fingerprint=self.base.fingerprint(),
@@ -148,6 +153,7 @@ class TuningRun:
             schedule=self.train.schedule,
             start_loss=start,
             loss=done.loss,
+            bits_per_byte=done.loss * tokens / (math.log(2) * num_bytes),
         )
 
     def _merge(self) -> None:

@@ -92,7 +92,7 @@ def test_a_record_that_will_not_do_is_refused_with_its_place(
 
 def test_an_empty_response_can_be_refused_and_nothing_at_all_is(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", RECORDS)
-    with pytest.raises(DataError, match="line 3: the response is empty.\n  Try: on_empty=drop"):
+    with pytest.raises(DataError, match="line 3: the response is empty.\n  Try: data.on_empty=drop"):
         read_examples(path, on_empty="error")
     with pytest.raises(ConfigError, match="on_empty=dropp is not one of drop, error.\n  Try: on_empty=drop"):
         read_examples(path, on_empty="dropp")
@@ -149,7 +149,9 @@ def test_over_long_examples_are_cut_or_left_out_and_counted(tokenizer: Any) -> N
     assert len(cut.items[0].ids) == length and (cut.items[0].labels != IGNORED).sum() == 2
     left = tokenize_examples(EXAMPLES, tokenizer, max_length=length, on_long="drop")
     assert (len(left.items), left.num_truncated, left.num_dropped) == (1, 0, 2)
-    with pytest.raises(DataError, match="all 1 are longer than max_length=2 tokens.\n  Try: max_length=8"):
+    with pytest.raises(
+        DataError, match="all 1 are longer than max_length=2 tokens.\n  Try: data.max_length=8"
+    ):
         tokenize_examples(EXAMPLES[1:2], tokenizer, max_length=2)
     with pytest.raises(ConfigError, match="on_long=cut is not one of truncate, drop"):
         tokenize_examples(EXAMPLES, tokenizer, on_long="cut")

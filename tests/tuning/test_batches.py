@@ -9,7 +9,13 @@ import torch
 from ligo.data.instructions import IGNORED, TokenizedExample
 from ligo.families.base import family_of
 from ligo.training.objectives import InstructionLM
-from ligo.tuning.batches import InstructionBatches, Instructions, as_windows, validation_windows
+from ligo.tuning.batches import (
+    InstructionBatches,
+    Instructions,
+    as_windows,
+    response_size,
+    validation_windows,
+)
 from tests.conftest import random_model, tiny_config
 
 
@@ -60,3 +66,17 @@ def test_all_examples_that_are_held_out_are_evaluated_on() -> None:
     assert [len(batch) for batch in windows] == [16, 4]
     guessed = sum(int((batch >= 0).sum()) for batch in windows)
     assert guessed == sum(int((each.labels != IGNORED).sum()) for each in EXAMPLES)
+
+
+def test_bits_per_byte_are_of_the_text_of_responses() -> None:
+    from transformers import AutoTokenizer
+
+    from tests.tuning.tuned import TOKENIZER
+
+    tokenizer = AutoTokenizer.from_pretrained(TOKENIZER)
+    prompt, response = tokenizer("Say it.")["input_ids"], tokenizer(" light of the world")["input_ids"]
+    ids = np.array([*prompt, *response, tokenizer.eos_token_id])
+    labels = np.where(np.arange(len(ids)) < len(prompt), IGNORED, ids)
+    tokens, num_bytes = response_size([TokenizedExample(ids, labels)] * 3, tokenizer)
+    assert tokens == 3 * (len(response) + 1)
+    assert num_bytes == 3 * len(b" light of the world")

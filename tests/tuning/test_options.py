@@ -31,7 +31,7 @@ def training(recipe: str, num_examples: int) -> TrainConfig:
 
 def test_every_method_and_recipe_composes() -> None:
     assert options("tuning") == ["full", "lora", "qlora", "qvera", "vera"]
-    assert options("recipe") == ["alpaca-13b", "alpaca-7b", "guanaco", "vera-llama2"]
+    assert options("recipe") == ["alpaca-13b", "alpaca-7b", "guanaco", "guanaco-65b", "vera-llama2"]
     for method in options("tuning"):
         assert composed(f"tuning={method}").tuning.method == method.removeprefix("q")
     for recipe in options("recipe"):
@@ -60,6 +60,9 @@ def test_guanaco() -> None:
     tuning = config.tuning
     assert (tuning.quantization, tuning.double_quantization) == ("nf4", True)
     assert (tuning.peft["r"], tuning.peft["lora_alpha"]) == (64, 16)
+    larger = composed("+recipe=guanaco-65b")
+    assert (larger.small.name, larger.train.lr, larger.train.steps) == ("llama-65b", 1e-4, 1875)
+    assert larger.tuning.peft == {**tuning.peft, "lora_dropout": 0.05}
 
 
 def test_vera() -> None:

@@ -47,7 +47,7 @@ def run(folder: Path, base: Path, data: Path, *more: str) -> Path:
     arguments = [
         f"small.path={base}", f"data.path={data}", f"run.dir={folder}", "data.max_length=200", "train.batch_size=8",
         "train.steps=6", "train.engine=torch", "train.evaluate_every=3", "train.save_every=2", "tracking=jsonl",
-        "data.validation_fraction=0.125", *more,
+        "hardware=none", "data.validation_fraction=0.125", *more,
     ]  # fmt: skip
     tune(*compose_options(arguments, OPTIONS))
     return folder

@@ -168,4 +168,4 @@ def as_they_arrive(
 
 
 def _words(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:300]
+    return (str(error).splitlines() or [type(error).__name__])[0][:300].rstrip(".")
