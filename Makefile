@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: setup demo test lint smollm2 minilm bench-demo bench-algebra bench-scale bench-train bench-sweep bench-report clean
+.PHONY: setup demo test lint smollm2 minilm bench-demo bench-algebra bench-scale bench-train bench-sweep bench-report bench-compare clean
 
 setup: $(INSTALLED)
 
@@ -51,6 +51,9 @@ bench-sweep: setup
 
 bench-report: setup
 	$(BIN)/python -m benchmarks.report
+
+bench-compare: setup
+	$(BIN)/python -m benchmarks.compare
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
