@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,11 @@ import yaml
 
 from ligo import grow
 from ligo.core.errors import ConfigError
-from ligo.sync import main as sync_main
 from ligo.sync import sync
 from ligo.tracking.config import TrackingConfig, check, start_trackers
 from ligo.tracking.jsonl import read_records
 from ligo.tracking.wandb import job_of
+from tests.conftest import REPO
 from tests.test_commands import BUDGET, SMALL, TARGET, run, text_file
 from tests.tracking.wandb_file import Recorded, recorded, recorded_runs
 
@@ -194,25 +196,19 @@ def test_an_arm_goes_on_in_its_own_run_after_a_growth_inside_it(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("key", [None, "0" * 40])
-def test_without_a_login_or_a_network_it_stays_offline(
-    key: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.delenv("WANDB_MODE")
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    monkeypatch.setenv("WANDB_BASE_URL", _NO_SERVER)
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    monkeypatch.setenv("WANDB_HTTP_TIMEOUT", "1")
-    if key is not None:
-        monkeypatch.setenv("WANDB_API_KEY", key)
+def test_without_a_login_or_a_network_it_stays_offline(key: str | None, tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    environment |= {"WANDB_BASE_URL": _NO_SERVER, "NETRC": str(tmp_path / "netrc"), "WANDB_HTTP_TIMEOUT": "1"}
+    environment |= {"PYTHONPATH": str(REPO), **({} if key is None else {"WANDB_API_KEY": key})}
     config = {"tracking": {"project": "p"}, "run": {"study": "s"}}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     (tmp_path / "manifest.json").write_text('{"run_id": "r"}')
     (tmp_path / "metrics.jsonl").write_text('{"arm": "grown", "step": 1, "tokens": 10}\n')
-    monkeypatch.setattr("sys.argv", ["ligo.sync", str(tmp_path), "--mode", "online"])
-    sync_main()
-    said = capsys.readouterr()
-    why = "nobody is logged in" if key is None else "Failed to verify credentials"
-    assert f"W&B stays offline: {why}" in said.err
-    assert f"python -m ligo.sync {tmp_path} --mode online" in said.err
-    assert "to send it, in this order: wandb sync" in said.out
+    command = [sys.executable, "-m", "ligo.sync", str(tmp_path), "--mode", "online"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    why = "nobody is logged in" if key is None else "Failed to authenticate with"
+    assert f"W&B stays offline: {why}" in done.stderr
+    assert f"python -m ligo.sync {tmp_path} --mode online" in done.stderr
+    assert "to send it, in this order: wandb sync" in done.stdout
+    assert done.returncode == 0
     assert recorded_runs(tmp_path)["train"].history == [{"step": 1, "tokens": 10}]

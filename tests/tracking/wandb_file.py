@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 _BLOCK, _FILE_HEADER, _RECORD_HEADER = 32768, 7, 7
+_WAIT_S = 20.0
 _WHOLE, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
 
 
@@ -38,6 +40,7 @@ class Recorded:
     history: list[dict[str, Any]] = field(default_factory=list)
     summary: dict[str, Any] = field(default_factory=dict)
     artifacts: list[Artifact] = field(default_factory=list)
+    ended: bool = False
 
     @property
     def used(self) -> dict[str, str]:
@@ -50,7 +53,15 @@ class Recorded:
 
 
 def recorded(folder: Path) -> Recorded:
-    """The run in an `offline-run-*` folder."""
+    """The run in an `offline-run-*` folder; its last records are written just after `finish` has returned."""
+    deadline = time.monotonic() + _WAIT_S
+    while not (run := _read(folder)).ended:
+        assert time.monotonic() < deadline, f"{folder} was never finished"
+        time.sleep(0.05)
+    return run
+
+
+def _read(folder: Path) -> Recorded:
     from wandb.proto import wandb_internal_pb2 as messages
 
     (file,) = folder.glob("*.wandb")
@@ -72,6 +83,8 @@ def recorded(folder: Path) -> Recorded:
             run.summary |= {
                 item.key or item.nested_key[0]: json.loads(item.value_json) for item in record.summary.update
             }
+        elif kind == "exit":
+            run.ended = True
         elif kind == "artifact":
             run.artifacts.append(_artifact(record.artifact))
     return run
