@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: setup demo test lint docs compat smollm2 minilm bench-demo bench-algebra bench-scale bench-train bench-tune bench-sweep bench-report bench-trust study-downstream clean
+.PHONY: setup demo test lint docs compat smollm2 minilm bench-demo bench-algebra bench-scale bench-train bench-tune bench-sweep bench-report bench-compare bench-trust study-downstream clean
 
 setup: $(INSTALLED)
 
@@ -62,6 +62,9 @@ bench-sweep: setup
 
 bench-report: setup
 	$(BIN)/python -m benchmarks.report
+
+bench-compare: setup
+	$(BIN)/python -m benchmarks.compare
 
 bench-trust: setup
 	$(BIN)/python -m benchmarks.trust

@@ -29,8 +29,8 @@ from ligo.core.permissions import take_permissions
 from ligo.core.redact import redact
 from ligo.help import help_text
 
-Task = Callable[[Any, str], None]
-"""A command's work: the config, and the same as resolved YAML."""
+Task = Callable[[Any, str], float | None]
+"""A command's work: the config, and the same as resolved YAML; gives back what a search is to minimise, if anything."""
 
 
 def main(task: Task, description: str, examples: tuple[str, ...], command: Options = GROW) -> None:
@@ -99,12 +99,12 @@ def _preempted(number: int, _frame: object) -> None:
 
 
 def _multirun(task: Task, arguments: list[str], command: Options) -> None:
-    """Hand a sweep (-m, comma lists, launchers) to Hydra; each job is one ordinary run."""
+    """Hand a sweep (-m: comma lists, launchers, searches) to Hydra; each job is one ordinary run, in a folder of its own."""
     import hydra
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.hydra_config import HydraConfig
 
-    def job(_: object) -> None:
+    def job(_: object) -> float | None:
         overrides = list(HydraConfig.get().overrides.task)
         outer = GlobalHydra.instance().hydra
         GlobalHydra.instance().clear()  # composing our checked config needs Hydra for itself
@@ -113,7 +113,7 @@ def _multirun(task: Task, arguments: list[str], command: Options) -> None:
         finally:
             GlobalHydra.instance().clear()
             GlobalHydra.instance().hydra = outer
-        task(*config)
+        return task(*config)
 
     for argument in arguments:
         if not argument.startswith("-") and not argument.startswith("hydra"):

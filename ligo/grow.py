@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from ligo.accounting.meter import check_meter, metered
 from ligo.command import main
 from ligo.config import (
+    STAGES,
     TRAINING_STAGES,
     GrowConfig,
     OnSmall,
@@ -48,8 +50,12 @@ EXAMPLES = (
 )
 
 
-def grow(config: GrowConfig, config_yaml: str) -> None:
+def grow(config: GrowConfig, config_yaml: str) -> float | None:
     """Run the stages of a growth; nothing is written before plan, checkpoint and text have been checked.
+
+    Returns:
+        What a search minimises: the final validation loss of the grown model, or of the one arm that was trained instead.
+        None: nothing was trained.
 
     Raises:
         LigoError: with the exit code that fits.
@@ -57,6 +63,7 @@ def grow(config: GrowConfig, config_yaml: str) -> None:
     config = replace(config, small=name_after_folder(config.small))
     config = replace(config, hardware=replace(config.hardware, count=None))  # the ranks that there are
     check_extras(config)
+    check_meter(config.hardware)
     check_training_fits(config)
     inner = read_growths(config)
     asked, config = config, before_training(config, inner)
@@ -87,7 +94,9 @@ def grow(config: GrowConfig, config_yaml: str) -> None:
 
         check_data(config)
         with opened(run, config, run_config, config_yaml) as tracker:
-            grow_checkpoint(train_small(config, run, digest, tracker), config, run, digest, tracker, inner)
+            with metered(config.hardware, run.folder, "small"):
+                folder = train_small(config, run, digest, tracker)
+            grow_checkpoint(folder, config, run, digest, tracker, inner)
     else:
         folder = find_small(config)
         check_inputs(folder, config, run, announced, inner)
@@ -95,6 +104,9 @@ def grow(config: GrowConfig, config_yaml: str) -> None:
             grow_checkpoint(folder, config, run, digest, tracker, inner)
     if not joined_before:
         distributed.stop()
+    results = run.stage_results()
+    losses = [results[stage]["loss"] for stage in STAGES if stage in TRAINING_STAGES & set(config.stages)]
+    return losses[0] if losses else None
 
 
 def find_small(config: OnSmall) -> Path:
@@ -239,6 +251,7 @@ def opened(run: Run, config: OnSmall, run_config: dict[str, Any], config_yaml: s
         CheckpointError: another process is at work there.
         ResourceError: the folder cannot be written.
     """
+    from ligo.checkpoint.reader import Checkpoint
     from ligo.core import distributed
     from ligo.tracking.base import Trackers
     from ligo.tracking.config import start_trackers
@@ -255,6 +268,7 @@ def opened(run: Run, config: OnSmall, run_config: dict[str, Any], config_yaml: s
                 study=config.run.study,
                 name=run.folder.name,
                 run_config=run_config,
+                fingerprint=lambda folder: Checkpoint.open(folder).fingerprint(),
             )
             try:
                 yield tracker

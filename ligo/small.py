@@ -137,6 +137,7 @@ def _record(config: GrowConfig, training: TrainConfig, done: Progress) -> dict[s
             "tokens": done.tokens,
             "flops": done.flops,
             "wall_s": done.wall_s,
+            "ranks": distributed.world_size(),
             "loss": done.loss if done.step else None,
         },
         "data": {"name": config.data.name, "sequence_length": config.data.sequence_length},

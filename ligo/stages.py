@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ligo.accounting.flops import model_flops
+from ligo.accounting.meter import metered
 from ligo.checkpoint.assets import ModelCard, write_assets
 from ligo.checkpoint.hashes import write_hashes
 from ligo.checkpoint.locate import packaged
@@ -82,7 +83,8 @@ class GrowthRun:
         self._adopt_choice()
         for name in self.config.stages:
             if name == "report" or name not in done:
-                stages[name]()
+                with metered(self.config.hardware, self.run.folder, name):
+                    stages[name]()
 
     @contextmanager
     def _alone(self, stage: str) -> Iterator[dict[str, Any] | None]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from ligo import __version__
 from ligo.accounting.flops import model_flops, recomputed_flops
+from ligo.accounting.meter import measured
 from ligo.accounting.phases import cost, phases
 from ligo.accounting.savings import (
     TARGET_SHARES,
@@ -79,7 +80,7 @@ def summarise(
         "savings": [],
         "savings_by_target": [],
         "phases": spent,
-        "cost": cost(spent, machine.watts, machine.grams_co2_per_kwh),
+        "cost": cost(spent, machine.watts, machine.grams_co2_per_kwh, measured(run.folder)),
         "equal_tokens": None,
         "equal_flops": None,
         "not_measured": _not_measured(config, results),

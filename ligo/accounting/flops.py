@@ -2,7 +2,8 @@
 
 A multiply-add is two FLOPs. Training costs three times the forward pass. Embedding lookups are free,
 the output projection is a matmul, attention is counted over the full length (causal masking is not
-discounted), recomputation is not counted. With eager attention this equals torch's own counter.
+discounted), a classification head runs once per sequence, recomputation is not counted. With eager attention
+this equals torch's own counter.
 """
 
 from __future__ import annotations
@@ -31,8 +32,18 @@ def recomputed_flops(family: Family, sequence_length: int) -> int:
     return 2 * weights + family.attention_flops(sequence_length)
 
 
-def model_flops(family: Family, sequence_length: int) -> ModelFlops:
-    """FLOPs per token: 2 per weight of every matrix that is multiplied, plus attention and a tied head."""
+def sequence_flops(family: Family, sequence_length: int) -> int:
+    """Forward FLOPs of one sequence: 2 per weight of every matrix and token it is multiplied with, attention, a tied head."""
     matrices = [spec for spec in family.tensors if len(spec.axes) >= 2 and not spec.lookup]
-    weights = round(sum(spec.num_elements(family.spaces) * spec.active_share for spec in matrices))
-    return ModelFlops(2 * weights + family.head_flops + family.attention_flops(sequence_length))
+    # a share of 0: once per sequence, as classification heads
+    products = sum(
+        round(spec.num_elements(family.spaces) * (spec.active_share * sequence_length or 1))
+        for spec in matrices
+    )
+    per_token = family.head_flops + family.attention_flops(sequence_length)
+    return 2 * products + sequence_length * per_token
+
+
+def model_flops(family: Family, sequence_length: int) -> ModelFlops:
+    """FLOPs per token, those of a sequence dealt out to its tokens."""
+    return ModelFlops(round(sequence_flops(family, sequence_length) / sequence_length))

@@ -6,7 +6,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 
-from ligo.core.checks import check_between
+from ligo.core.checks import check_between, check_choice
+from ligo.core.errors import ConfigError
+
+METERS = ("none", "codecarbon")
 
 _REACHED_BANDWIDTH = 0.8
 """Part of a memory's bandwidth that simple ops reach; they come nearer to it than products to theirs."""
@@ -43,6 +46,10 @@ class HardwareConfig:
     energy is not estimated."""
     grams_co2_per_kwh: float | None = None
     """Emissions of the electricity used; an assumption as well. null: they are not estimated."""
+    meter: str = "none"
+    """none, or codecarbon: energy and emissions are also measured while stages run, as far as the machine has counters."""
+    country: str | None = None
+    """Where the machine stands, as three letters (DEU): whose electricity codecarbon reckons emissions with."""
 
     @property
     def is_measured(self) -> bool:
@@ -61,8 +68,14 @@ def check(config: HardwareConfig) -> None:
     Raises:
         ConfigError: the key, the value and the range are named.
     """
+    check_choice("hardware.meter", config.meter, METERS)
+    if config.meter != "none" and config.country is None:
+        raise ConfigError(
+            f"hardware.meter={config.meter} reckons emissions by country, and hardware.country is not set: it is not looked up "
+            "on the network.\n  Try: hardware.country=DEU, where the machine stands"
+        )
     for key, value in vars(config).items():
-        if value is not None and key not in ("name", "efficiency"):
+        if value is not None and key not in ("name", "efficiency", "meter", "country"):
             check_between(
                 f"hardware.{key}", value, 0, above=key not in ("price_per_hour", "grams_co2_per_kwh")
             )

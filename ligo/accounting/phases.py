@@ -11,6 +11,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ligo.accounting.energy import assumption, footprint
+from ligo.accounting.meter import sources
 
 TRAINED = {"train": "grown", "scratch": "scratch", "short": "short", "continue": "continue"}
 """Stages that train an arm, and its name."""
@@ -27,7 +28,7 @@ def phases(
 
     Args:
         results: of the finished stages.
-        small: flops and tokens that the small model was trained with, as far as known.
+        small: flops, tokens, wall_s and ranks that the small model was trained with, as far as known.
         records: of metrics.jsonl.
         forward_flops: of each arm's model, per token; an arm that was several models is left out.
         recomputed_share: by arm, FLOPs computed again in backward passes per FLOP of training.
@@ -46,7 +47,7 @@ def phases(
         share = recomputed_share.get(arm)
         recomputation[arm] = None if share is None else share * result["flops"]
     return {
-        "small": {key: small.get(key) for key in ("flops", "tokens")},
+        "small": {key: small.get(key) for key in ("flops", "tokens", "wall_s", "ranks")},
         "operator": {
             **{key: learning.get(key, 0) for key in ("flops", "tokens", "wall_s")},
             "ranks": learning.get("ranks"),
@@ -59,9 +60,19 @@ def phases(
     }
 
 
-def cost(phases: Mapping[str, Any], watts: float | None, grams_co2_per_kwh: float | None) -> dict[str, Any]:
-    """Device hours of learning and training, evaluation and saving left out; energy and emissions as estimates."""
-    timed = {"operator": phases["operator"], **phases["training"]}
+def cost(
+    phases: Mapping[str, Any],
+    watts: float | None,
+    grams_co2_per_kwh: float | None,
+    measured: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Device hours of all training and learning, evaluation and saving left out; energy and emissions, estimated and measured.
+
+    Args:
+        measured: by phase, what a meter found (`ligo.accounting.meter`).
+    """
+    told = sources(measured or {})
+    timed = {"small": phases["small"], "operator": phases["operator"], **phases["training"]}
     return {
         "phases": {
             name: asdict(footprint(phase["wall_s"], phase["ranks"], watts, grams_co2_per_kwh))
@@ -70,5 +81,6 @@ def cost(phases: Mapping[str, Any], watts: float | None, grams_co2_per_kwh: floa
         },
         "watts_per_device": watts,
         "grams_co2_per_kwh": grams_co2_per_kwh,
-        "assumption": assumption(watts, grams_co2_per_kwh),
+        "measured": dict(measured or {}),
+        "assumption": "; ".join(filter(None, (assumption(watts, grams_co2_per_kwh), told))),
     }

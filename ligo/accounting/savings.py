@@ -6,6 +6,10 @@ V* is the scratch run's final validation loss on its own fully decayed schedule.
 up to the first evaluation from which on the grown run's validation loss stays at or below V*; if there is
 none the saving is None, never an extrapolation. All losses are over one fixed validation set.
 
+Where the grown model is at the target loss before its first step, C_grown is nothing. With the small model sunk the saving would
+then be what the small model had learned already, 100 % or nearly, whatever growing is worth: it is None, `met_at_start`
+says why, and only the charged saving is a figure.
+
 The same is counted in tokens and in wall time, and to the losses that the scratch run had earlier on its way,
 where savings are larger: one figure at one loss says little.
 """
@@ -37,12 +41,15 @@ class Saving:
     grown_flops: float | None
     scratch_flops: float
     saving: float | None
+    met_at_start: bool = False
+    """The grown model was at the target loss before its first step: there is no saving with the small model sunk."""
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
 MEASURES = ("flops", "tokens", "wall_s")
+SUNK, CHARGED = "small model sunk", "small model charged"
 TARGET_SHARES = (0.5, 0.75, 0.9, 1.0)
 """Parts of the scratch run's FLOPs at which its loss becomes a target; the last one's is V*."""
 
@@ -70,22 +77,13 @@ class Target:
 
 @dataclass(frozen=True)
 class Parts:
-    """A saving in one measure and what it is made of; None: not recorded, or the loss was not reached."""
+    """A saving in one measure and what it is made of; None: not recorded, the loss not reached, or `met_at_start`."""
 
     small: float | None
     operator: float | None
     grown: float | None
     baseline: float | None
-
-    @property
-    def saving(self) -> float | None:
-        spent = (self.small, self.operator, self.grown)
-        if None in spent or not self.baseline:
-            return None
-        return 1 - sum(part for part in spent if part is not None) / self.baseline
-
-    def as_json(self) -> dict[str, float | None]:
-        return {**asdict(self), "saving": self.saving}
+    saving: float | None
 
 
 @dataclass(frozen=True)
@@ -95,11 +93,14 @@ class TargetSaving:
     target: Target
     convention: str
     reached: bool
+    met_at_start: bool
+    """The grown arm was, before its first step: with the small model sunk there is no saving."""
     measures: dict[str, Parts]
 
     def as_json(self) -> dict[str, Any]:
-        measures = {name: parts.as_json() for name, parts in self.measures.items()}
-        return {**asdict(self.target), "convention": self.convention, "reached": self.reached, **measures}
+        measures = {name: asdict(parts) for name, parts in self.measures.items()}
+        row = {"convention": self.convention, "reached": self.reached, "met_at_start": self.met_at_start}
+        return {**asdict(self.target), **row, **measures}
 
 
 def curve(records: Sequence[dict[str, Any]], arm: str) -> list[Point]:
@@ -109,6 +110,11 @@ def curve(records: Sequence[dict[str, Any]], arm: str) -> list[Point]:
         for r in records
         if r["arm"] == arm and "eval/loss" in r
     ]
+
+
+def met_at_start(reached: Point | None) -> bool:
+    """Whether a target loss was reached before the first step."""
+    return reached is not None and bool(reached.tokens == 0)
 
 
 def first_staying_below(points: Sequence[Point], target_loss: float) -> Point | None:
@@ -132,14 +138,14 @@ def savings(
     """
     total = scratch[-1].flops
     reached = first_staying_below(grown, scratch[-1].loss)
-    grown_flops = None if reached is None else reached.flops
+    grown_flops, at_start = None if reached is None else reached.flops, met_at_start(reached)
 
     def row(convention: str, charged: float | None) -> Saving:
-        known = grown_flops is not None and charged is not None
+        known = grown_flops is not None and charged is not None and not (at_start and convention == SUNK)
         saving = 1 - (charged + operator_flops + grown_flops) / total if known else None  # type: ignore[operator]
-        return Saving(convention, charged, operator_flops, grown_flops, total, saving)
+        return Saving(convention, charged, operator_flops, grown_flops, total, saving, at_start)
 
-    return [row("small model sunk", 0.0), row("small model charged", small_flops)]
+    return [row(SUNK, 0.0), row(CHARGED, small_flops)]
 
 
 def targets(points: Sequence[Point], of: str, shares: Sequence[float] = TARGET_SHARES) -> list[Target]:
@@ -172,11 +178,23 @@ def savings_by_target(
     for target in aims:
         ours = first_staying_below(grown, target.loss)
         theirs = baseline[-1] if target.share == 1 else first_staying_below(baseline, target.loss)
-        for convention, charged in (("small model sunk", FREE), ("small model charged", small)):
-            parts = (charged, operator, ours, theirs)
-            measures = {name: Parts(*(_measure(part, name) for part in parts)) for name in MEASURES}
-            rows.append(TargetSaving(target, convention, ours is not None, measures))
+        at_start = met_at_start(ours)
+        for convention, charged in ((SUNK, FREE), (CHARGED, small)):
+            spent, counts = (charged, operator, ours, theirs), not (at_start and convention == SUNK)
+            measures = {
+                name: _parts(*(_measure(part, name) for part in spent), counts=counts) for name in MEASURES
+            }
+            rows.append(TargetSaving(target, convention, ours is not None, at_start, measures))
     return rows
+
+
+def _parts(
+    small: float | None, operator: float | None, grown: float | None, baseline: float | None, *, counts: bool
+) -> Parts:
+    saving = None
+    if counts and small is not None and operator is not None and grown is not None and baseline:
+        saving = 1 - (small + operator + grown) / baseline
+    return Parts(small, operator, grown, baseline, saving)
 
 
 def _measure(part: Spent | Point | None, name: str) -> float | None:

@@ -30,6 +30,7 @@ from ligo.reports.study_table import EXPLANATION, STUDY_COLUMNS, markdown, study
 
 NOT_MEASURED = "not measured"
 NOT_REACHED = "not reached"
+MET_AT_START = "met at the start"
 SAVINGS_COLUMNS = ("convention", "small", "operator", "grown until V*", "total", "from scratch", "saving")
 
 
@@ -43,6 +44,7 @@ class Saving:
     grown: float | None
     scratch: float | None
     stated: float | None
+    met_at_start: bool = False
 
     @property
     def reached(self) -> bool:
@@ -74,7 +76,9 @@ class Saving:
             _or_absent(self.grown, units.flops, absent),
             _or_absent(self.total, units.flops, absent),
             _or_absent(self.scratch, units.flops),
-            units.percent(self.saving, absent),
+            units.percent(
+                self.saving, MET_AT_START if self.met_at_start and self.total is not None else absent
+            ),
         ]
 
 
@@ -87,7 +91,8 @@ def savings(summary: Mapping[str, Any]) -> list[Saving]:
         )
         small, operator, grown, scratch = parts
         convention, stated = str(row.get("convention", "")), _finite(row.get("saving"))
-        rows.append(Saving(convention, small, operator, grown, scratch, stated))
+        at_start = row.get("met_at_start") is True
+        rows.append(Saving(convention, small, operator, grown, scratch, stated, at_start))
     return rows
 
 
@@ -110,7 +115,13 @@ def answer(summary: Mapping[str, Any]) -> str:
         word: next((r.saving for r in rows if word in r.convention), None) for word in ("sunk", "charged")
     }
     sunk, charged = found["sunk"], found["charged"]
+    at_start = any(row.met_at_start for row in rows)
     if charged is None:
+        if at_start:
+            return (
+                "The grown model met the target loss before its first step; what the small model itself cost was not measured, "
+                "so nothing is said of a saving."
+            )
         if sunk is None:
             return "Growing reached the target loss, but a part of its cost was not measured."
         return (
@@ -119,7 +130,11 @@ def answer(summary: Mapping[str, Any]) -> str:
         )
     sentence = f"Growing {_claim(charged)} (small model charged)"
     if sunk is None:
-        return f"{sentence}."
+        return (
+            f"{sentence}; the grown model met the target loss before its first step."
+            if at_start
+            else f"{sentence}."
+        )
     same_sign = (sunk > 0) == (charged > 0)
     more = units.percent(abs(sunk)) + ("" if sunk > 0 else " more")
     joint = f"; {more}" if same_sign else f", but {'saved' if sunk > 0 else 'cost'} {more}"

@@ -21,6 +21,8 @@ def target_rows(summary: Mapping[str, Any]) -> list[list[str]]:
         whole = row["share"] == 1
         name = f"{arm}, at its end" if whole else f"{arm}, after {100 * row['share']:.0f} % of its FLOPs"
         absent = _ABSENT if row["reached"] else "not reached"
+        if row.get("met_at_start") and "sunk" in row["convention"]:
+            absent = "met at the start"
         savings = (units.percent(row[key]["saving"], absent) for key in ("flops", "tokens", "wall_s"))
         rows.append([name, f"{row['loss']:.4f}", row["convention"], *savings])
     return rows
@@ -33,7 +35,7 @@ def phase_rows(summary: Mapping[str, Any]) -> list[list[str]]:
         return []
     footprints = (summary.get("cost") or {}).get("phases") or {}
     rows = [
-        _row("small model, training", phases["small"]),
+        _row("small model, training", phases["small"], footprints.get("small")),
         _row("operator, all candidates", phases["operator"], footprints.get("operator")),
         _row("building the weights", phases["build"]),
     ]
@@ -45,6 +47,10 @@ def phase_rows(summary: Mapping[str, Any]) -> list[list[str]]:
         _row(f"{ARM_LABELS.get(arm, arm)}, {found['times']} evaluations (not charged)", found)
         for arm, found in phases["evaluation"].items()
     ]
+    rows += [
+        _measured_row(phase, found)
+        for phase, found in ((summary.get("cost") or {}).get("measured") or {}).items()
+    ]
     again = phases["recomputation_flops"].items()
     rows += [
         _row(f"{ARM_LABELS.get(name, name)}, recomputation (not charged)", {"flops": flops})
@@ -52,6 +58,13 @@ def phase_rows(summary: Mapping[str, Any]) -> list[list[str]]:
         if flops != 0
     ]
     return rows
+
+
+def _measured_row(phase: str, found: Mapping[str, Any]) -> list[str]:
+    """Energy as a meter found it, in a row of its own beside the estimate."""
+    name = {"small": "small model", "operator": "operator"}.get(phase, ARM_LABELS.get(phase, phase))
+    kwh, co2 = f"{found['energy_kwh']:.3g} kWh", f"{found['co2_kg']:.3g} kg"
+    return [f"{name}, by codecarbon", "", "", units.seconds(found["seconds"]), "", kwh, co2]
 
 
 def _row(name: str, spent: Mapping[str, Any], footprint: Mapping[str, Any] | None = None) -> list[str]:

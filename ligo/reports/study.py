@@ -70,6 +70,8 @@ class ArmOfStudy:
     """By share of the scratch run's FLOPs, convention and measure; None: not known, or not reached, for every seed."""
     reached: int | None
     """Seeds that reached the final loss of the scratch run; None: there is nothing to compare with."""
+    met_at_start: int = 0
+    """Seeds that were there before their first step, which have no saving with the small model sunk."""
 
 
 @dataclass(frozen=True)
@@ -211,6 +213,7 @@ def _arms(members: Sequence[Member], notes: list[str]) -> Iterator[ArmOfStudy]:
             estimate(losses),
             _over_seeds(complete),
             sum(rows[-1].reached for rows in complete) if complete else None,
+            sum(rows[-1].met_at_start for rows in complete),
         )
 
 
@@ -270,7 +273,7 @@ def as_json(study: Study) -> dict[str, Any]:
         "arms": [
             {
                 "arm": arm.name, "trains": arm.trains, "seeds": list(arm.seeds), "runs": list(arm.runs),
-                "final_loss": stated(arm.final_loss, "nats"), "reached_final_loss_of_scratch_seeds": arm.reached,
+                "final_loss": stated(arm.final_loss, "nats"), "reached_final_loss_of_scratch_seeds": arm.reached, "met_at_start_seeds": arm.met_at_start,
                 "savings": [
                     {"scratch_share": share, "convention": convention, "measure": measure,
                      "saving": stated(found, "fraction")}

@@ -58,6 +58,8 @@ def _saving(arm: ArmOfStudy, convention: str) -> str:
     found = arm.savings.get((1.0, convention, "flops"))
     if found is not None:
         return _stated(found, lambda value: f"{100 * value:.1f} %")
+    if arm.met_at_start and "sunk" in convention:
+        return f"met at the start by {arm.met_at_start} of {len(arm.seeds)}"
     reached_by_all = arm.reached is None or arm.reached == len(arm.seeds)
     return "not measured" if reached_by_all else "not reached"
 

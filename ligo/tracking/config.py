@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ligo.core.errors import ConfigError
+from ligo.core.checks import check_choice
+from ligo.tracking.artifacts import Fingerprint
 from ligo.tracking.base import Tracker, Trackers
 from ligo.tracking.jsonl import JsonlTracker
 from ligo.tracking.wandb import WandbTracker
 
 _MODES = ("offline", "online", "off")
+_ARTIFACTS = ("reference", "files", "off")
 
 
 @dataclass(kw_only=True)
@@ -19,27 +21,31 @@ class TrackingConfig:
     """metrics.jsonl is always written; W&B mirrors it."""
 
     wandb: str = "offline"
-    """offline, online or off."""
+    """offline, online or off. Online without a login or a network stays offline and says so."""
     project: str = "ligo"
     """W&B project."""
+    artifacts: str = "reference"
+    """What W&B keeps of models and operators: reference (name, fingerprint, sizes and where they lie; nothing is copied or
+    sent, at any size), files (they are sent whole, from where they lie), or off."""
 
 
 def check(config: TrackingConfig) -> None:
     """Refuse an unknown mode.
 
     Raises:
-        ConfigError: `wandb` is not one of the modes.
+        ConfigError: an option is not one of those that there are.
     """
-    if config.wandb not in _MODES:
-        raise ConfigError(
-            f"tracking.wandb={config.wandb} is not one of {', '.join(_MODES)}.\n  Try: tracking.wandb=offline"
-        )
+    check_choice("tracking.wandb", config.wandb, _MODES)
+    check_choice("tracking.artifacts", config.artifacts, _ARTIFACTS)
 
 
 def start_trackers(
-    config: TrackingConfig, folder: Path, *, study: str, name: str, run_config: dict[str, Any]
-) -> Trackers:
+    config: TrackingConfig, folder: Path, *, study: str, name: str, run_config: dict[str, Any], fingerprint: Fingerprint,
+) -> Trackers:  # fmt: skip
     """Open the trackers of a run in its folder (rank 0 only).
+
+    Args:
+        fingerprint: of a model folder, for its artifact.
 
     Raises:
         ConfigError: an unknown mode, or wandb is not installed.
@@ -49,7 +55,8 @@ def start_trackers(
     if config.wandb != "off":
         trackers.append(
             WandbTracker(
-                folder, mode=config.wandb, project=config.project, group=study, name=name, config=run_config
+                folder, mode=config.wandb, project=config.project, group=study, name=name, config=run_config,
+                artifacts=config.artifacts, fingerprint=fingerprint,
             )
-        )
+        )  # fmt: skip
     return Trackers(trackers)

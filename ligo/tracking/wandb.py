@@ -1,58 +1,186 @@
-"""Weights & Biases as a mirror of metrics.jsonl: offline unless told otherwise, and told of no place, machine or secret."""
+"""Weights & Biases as a mirror of metrics.jsonl: offline unless told otherwise, and wherever there is no login.
+
+A run of ligo is several W&B runs in the group of its study, one for each job (`ligo.tracking.artifacts`): `small`, `learn`,
+`train`, `scratch`, `short` and `continue` have the curve of their arm under the same names, so that any of them share
+a chart; `grow` (or `tune`) has the summary. What they hand on are artifacts. None of them tells of a place, a machine or a
+secret.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 import warnings
 from pathlib import Path
 from typing import Any
 
 from ligo.core.errors import require
+from ligo.core.log import warn
 from ligo.core.redact import published, redact
+from ligo.core.run import Run
+from ligo.tracking.artifacts import JOBS, Fingerprint, Product, Products
+
+_JOB_OF_ARM = {"grown": "train"}
+_ORDER = tuple(JOBS)
+
+
+def job_of(arm: str) -> str:
+    """The job that trains an arm."""
+    return _JOB_OF_ARM.get(arm, arm)
+
+
+def wandb_name(run: str, job: str) -> str:
+    """What the W&B run of a job is called."""
+    return run if job in ("grow", "tune") else f"{run} {job}"
 
 
 class WandbTracker:
-    """One W&B run per ligo run; metrics are named `<arm>/<metric>`."""
+    """The W&B runs of one run of ligo, each begun with the first record of its job."""
 
     def __init__(
         self, folder: Path, *, mode: str, project: str, group: str, name: str, config: dict[str, Any],
-        wandb_id: str | None = None,
+        artifacts: str, fingerprint: Fingerprint, identity: str | None = None,
     ) -> None:  # fmt: skip
         """
         Args:
-            wandb_id: None: that of the folder, so that a later start is the same run.
+            mode: offline or online.
+            artifacts: reference, files or off, as in the options.
+            fingerprint: of a model folder.
+            identity: what the ids of the W&B runs follow from. None: the folder, so that a later start is the same
+                runs; otherwise the whole folder is replayed, and what it holds already is logged too.
+
+        Raises:
+            ConfigError: wandb is not installed.
         """
-        wandb = require("wandb", extra="wandb", why=f"tracking.wandb={mode}")
+        self._wandb = require("wandb", extra="wandb", why=f"tracking.wandb={mode}")
         os.environ.setdefault("WANDB_SILENT", "true")
         warnings.filterwarnings("ignore", module="wandb")
-        self._run = wandb.init(
-            mode=mode,
-            project=redact(project),
-            group=redact(group),
-            name=redact(name),
-            id=wandb_id or hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12],
-            resume="allow",
-            config=published(config),
-            dir=str(folder),
-            # it would send the command line, the program's path and the names of user and machine
-            settings=wandb.Settings(host="", x_disable_meta=True, disable_git=True, disable_code=True),
-            job_type="grow",
-        )
-        for arm in ("small", "learn", "grown", "scratch", "short", "continue"):
-            self._run.define_metric(f"{arm}/tokens")
-            self._run.define_metric(f"{arm}/*", step_metric=f"{arm}/tokens")
+        self._folder, self._project, self._group, self._name = folder, project, group, name
+        self._config, self._artifacts = config, artifacts
+        self._identity = identity or str(folder.resolve())
+        self._main = "tune" if "tuning" in config else "grow"
+        self._products = Products(Run(folder), fingerprint)
+        self._open: dict[str, Any] = {}
+        roles = {role for job in JOBS.values() for role in job.makes}
+        self._made: set[str] = set() if identity else {role for role in roles if self._products.find(role)}
+        self._taken: set[tuple[str, str]] = set()
+        self.mode = mode if mode == "offline" or self._is_logged_in() else "offline"
+        self.folders: list[Path] = []
+        """Of the W&B runs, in the order in which they are to be sent."""
 
     def log(self, record: dict[str, Any]) -> None:
-        arm = record["arm"]
+        job = job_of(record["arm"])
+        if job not in self._open:
+            self._settle(job)
         values = {key: value for key, value in record.items() if key != "arm" and value is not None}
-        self._run.log({f"{arm}/{key}": value for key, value in values.items()})
+        self._run(job).log(values)
 
     def rewind(self, arm: str, step: int) -> None:
         pass  # a mirror cannot unsay; metrics.jsonl is rewritten, and `python -m ligo.sync` mirrors that
 
     def summary(self, values: dict[str, Any]) -> None:
-        self._run.summary.update(published(values))
+        self._settle(None)
+        self._run(self._main).summary.update(published(values))
 
     def finish(self) -> None:
-        self._run.finish()
+        self._settle(None)
+        for run in self._open.values():
+            run.finish()
+        self._open = {}
+
+    # --- jobs ---------------------------------------------------------------------------------------------
+
+    def _settle(self, next_job: str | None) -> None:
+        """End the jobs that come before the next (None: all of them), and log what they took and made.
+
+        Learning for a growth inside an arm is no job in the row: it ends none, and the arm goes on after it.
+        """
+        if next_job is not None and next_job not in JOBS:
+            return
+        for name in _ORDER[: None if next_job is None else _ORDER.index(next_job)]:
+            made = [p for role in JOBS[name].makes if (p := self._products.find(role)) and p.path is not None]
+            new = [product for product in made if product.role not in self._made]
+            if name in self._open or (name == self._main and new):
+                self._hand_on(name, new)
+            if name in self._open and name != self._main:
+                self._open.pop(name).finish()
+
+    def _hand_on(self, job: str, made: list[Product]) -> None:
+        run = self._run(job)
+        if self._artifacts == "off":
+            return
+        for roles in JOBS[job].takes:
+            taken = self._products.first(roles)
+            if taken is not None and (job, taken.role) not in self._taken:
+                # The public use_artifact refuses to work offline. What it does with a new artifact online is this, and
+                # `wandb sync` sends it as a use; created by a user, it is nobody's output.
+                run._log_artifact(
+                    self._artifact(taken), aliases=[taken.role], is_user_created=True, use_after_commit=True
+                )
+                self._taken.add((job, taken.role))
+        for product in made:
+            logged = run.log_artifact(self._artifact(product), aliases=[product.role])
+            if self.mode == "online":
+                logged.wait()  # whoever takes it comes after who made it
+            self._made.add(product.role)
+
+    def _artifact(self, product: Product) -> Any:
+        artifact = self._wandb.Artifact(product.name, type=product.type, metadata=product.metadata)
+        if self._artifacts == "reference" or product.path is None:
+            artifact.add_reference(product.reference, name=product.type)
+        elif product.path.is_dir():  # immutable: sent from where it lies, not copied to the home folder first
+            artifact.add_dir(str(product.path), policy="immutable")
+        else:
+            artifact.add_file(str(product.path), policy="immutable")
+        return artifact
+
+    def _run(self, job: str) -> Any:
+        if job not in self._open:
+            self._open[job] = self._begin(job)
+        return self._open[job]
+
+    def _begin(self, job: str) -> Any:
+        options: dict[str, Any] = dict(
+            project=redact(self._project),
+            group=redact(self._group),
+            job_type=re.sub(r"-\d+$", "", job),
+            name=redact(wandb_name(self._name, job)),
+            id=hashlib.sha256(f"{self._identity} {job}".encode()).hexdigest()[:12],
+            resume="allow",
+            reinit="create_new",  # beside the one with the summary
+            config=published(self._config),
+            dir=str(self._folder),
+            # it would send the command line, the program's path and the names of user and machine
+            settings=self._wandb.Settings(host="", x_disable_meta=True, disable_git=True, disable_code=True),
+        )
+        try:
+            run = self._wandb.init(mode=self.mode, **options)
+        except self._wandb.errors.Error as error:
+            if self.mode == "offline":
+                raise
+            self._stay_offline(error)
+            run = self._wandb.init(mode=self.mode, **options)
+        run.define_metric("tokens")
+        run.define_metric("*", step_metric="tokens")
+        self.folders.append(Path(run.settings.sync_dir))
+        return run
+
+    # --- login --------------------------------------------------------------------------------------------
+
+    def _is_logged_in(self) -> bool:
+        """Ask the server whether it knows us, without asking anybody for a key."""
+        try:
+            if self._wandb.login(prompt=False, verify=True):
+                return True
+            self._stay_offline("nobody is logged in")
+        except self._wandb.errors.Error as error:
+            self._stay_offline(error)
+        return False
+
+    def _stay_offline(self, why: object) -> None:
+        self.mode = "offline"
+        warn(
+            f"W&B stays offline: {str(why).splitlines()[0].rstrip('.')}. Nothing is lost, and metrics.jsonl is the truth.\n"
+            f"  Try: wandb login, and then python -m ligo.sync {self._folder} --mode online"
+        )

@@ -74,14 +74,21 @@ def test_phases_keep_evaluation_and_recomputation_apart() -> None:
         "scratch": {"flops": 900.0, "tokens": 30, "wall_s": 3600.0},  # of an older run
     }
     records = [{"arm": "grown", "eval/loss": 3.0}, {"arm": "grown"}, {"arm": "grown", "eval/loss": 2.9}]
-    found = phases(results, {"flops": 11.0}, records, {"grown": 2, "scratch": 2}, {"grown": 0.25})
-    assert found["small"] == {"flops": 11.0, "tokens": None}
+    found = phases(
+        results,
+        {"flops": 11.0, "wall_s": 7200.0, "ranks": 2},
+        records,
+        {"grown": 2, "scratch": 2},
+        {"grown": 0.25},
+    )
+    assert found["small"] == {"flops": 11.0, "tokens": None, "wall_s": 7200.0, "ranks": 2}
     assert found["operator"]["flops"] == 70.0 and found["build"]["flops"] == 3
     assert found["training"]["grown"] == {"flops": 600.0, "tokens": 20, "wall_s": 1800.0, "ranks": 4}
     assert found["evaluation"]["grown"] == {"times": 2, "flops": 2 * 10 * 2}
     assert found["evaluation"]["scratch"] == {"times": 0, "flops": None}
     assert found["recomputation_flops"] == {"operator": 7.0, "grown": 150.0, "scratch": None}
     spent = cost(found, 300.0, 400.0)["phases"]
+    assert spent["small"] == {"device_hours": 4.0, "energy_kwh": 1.2, "co2_kg": pytest.approx(0.48)}
     assert spent["grown"] == {"device_hours": 2.0, "energy_kwh": 0.6, "co2_kg": pytest.approx(0.24)}
     assert spent["scratch"] == {"device_hours": None, "energy_kwh": None, "co2_kg": None}
 

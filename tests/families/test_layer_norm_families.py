@@ -10,11 +10,11 @@ import torch
 from einops import rearrange
 from torch.utils.flop_counter import FlopCounterMode
 
-from ligo.accounting.flops import model_flops
+from ligo.accounting.flops import sequence_flops
 from ligo.checkpoint.reader import Checkpoint
 from ligo.core.errors import CheckpointError, PlanError
 from ligo.families.base import family_of
-from ligo.families.layer_norm import ONCE_PER_SEQUENCE, POOLED
+from ligo.families.layer_norm import POOLED
 from ligo.families.spec import QUERY_DIM, RESIDUAL, TensorSpec, writes
 from ligo.families.stock import check_coverage, expected_shapes, fresh_model
 from ligo.growth.noise import init_deviation
@@ -253,8 +253,7 @@ def test_flops_of_text_equal_torchs_counter(name: str) -> None:
     model.set_attn_implementation("eager")
     with FlopCounterMode(display=False) as counter:
         model(input_ids=tokens).logits.sum().backward()
-    per_token = model_flops(family, length).training
-    assert counter.get_total_flops() == per_token * tokens.numel() + 3 * _head_flops(name) * len(tokens)
+    assert counter.get_total_flops() == 3 * sequence_flops(family, length) * len(tokens)
 
 
 @pytest.mark.parametrize(
@@ -267,15 +266,13 @@ def test_flops_of_text_equal_torchs_counter(name: str) -> None:
     ],
 )
 def test_flops_of_images_equal_torchs_counter(name: str, changes: dict[str, int]) -> None:
-    # sizes at which the projection of patches, averaged over all tokens, is a whole number of FLOPs
     config = {**OTHERS[name], **changes}
     family = family_of(config)
     model, images = lively_model(family, "float32"), probe(family).float()
     model.set_attn_implementation("eager")
     with FlopCounterMode(display=False) as counter:
         output = model(pixel_values=images).logits
-    per_token = model_flops(family, family.tokens_per_image)
-    per_image = per_token.forward * family.tokens_per_image + _head_flops(name, **changes)
+    per_image = sequence_flops(family, family.tokens_per_image)
     assert counter.get_total_flops() == per_image * len(images)
     with FlopCounterMode(display=False) as counter:
         output.sum().backward()
@@ -284,13 +281,6 @@ def test_flops_of_images_equal_torchs_counter(name: str, changes: dict[str, int]
         2 * projection.num_elements(family.spaces) * family.num_patches
     )  # a gradient that nobody asks for
     assert counter.get_total_flops() == (2 * per_image - to_pixels) * len(images)
-
-
-def _head_flops(name: str, **changes: int) -> int:
-    """Forward FLOPs per sequence of a classification head, which `model_flops` leaves out."""
-    family = family_of({**OTHERS[name], **changes})
-    head = [s for s in family.tensors if len(s.axes) > 1 and s.active_share == ONCE_PER_SEQUENCE]
-    return sum(2 * spec.num_elements(family.spaces) for spec in head)
 
 
 # --- refusals ----------------------------------------------------------------------------------------

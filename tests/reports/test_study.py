@@ -54,7 +54,7 @@ def test_one_seed_that_does_not_reach_leaves_no_mean(study: Path) -> None:
     add_run(study, "late", 1, (4.0, 3.4))
     late = next(arm for arm in load_study(study).arms if arm.name == "late")
     assert late.savings[1.0, "small model sunk", "flops"] is None
-    assert late.savings[0.5, "small model sunk", "flops"] is not None  # 4.0, at half of the way
+    assert late.savings[0.5, "small model charged", "flops"] is not None  # 4.0, at half of the way
     row = next(row for row in study_rows(load_study(study)) if row[0] == "late")
     assert row[4:] == ["1 of 2", "not reached", "not reached"]
     assert row[3] == "3.2000 ± 0.2828"  # two seeds: no interval

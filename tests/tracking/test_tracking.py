@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from ligo.core.errors import ConfigError, DataError
 from ligo.sync import sync
 from ligo.tracking.config import TrackingConfig, start_trackers
 from ligo.tracking.jsonl import JsonlTracker, read_records
+from tests.tracking.wandb_file import recorded
 
 
 def test_rewinding_forgets_only_what_will_be_trained_again(tmp_path: Path) -> None:
@@ -35,47 +34,18 @@ def test_a_line_cut_in_the_middle_is_left_out(tmp_path: Path) -> None:
     assert read_records(path) == [{"arm": "grown", "step": 0}]
 
 
-def test_an_offline_wandb_run_holds_what_was_logged(tmp_path: Path) -> None:
-    pytest.importorskip("wandb", reason="the extra ligo[wandb] is not installed")
-    tracker = start_trackers(
-        TrackingConfig(wandb="offline"), tmp_path, study="s", name="n", run_config={"seed": 1}
-    )
-    tracker.log({"arm": "grown", "step": 1, "tokens": 10, "eval/loss": 3.25})
-    tracker.summary({"target_loss": 3.0})
-    tracker.finish()
-    (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
-    shown = subprocess.run(
-        [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)],
-        capture_output=True,
-        text=True,
-    )
-    history = [
-        json.loads(line) for line in shown.stdout.splitlines() if '"type":"history"' in line.replace(" ", "")
-    ]
-    assert "3.25" in json.dumps(history), shown.stderr
-    assert "grown/eval/loss" in json.dumps(history)
-    assert read_records(tmp_path / "metrics.jsonl")[0]["eval/loss"] == 3.25
-
-
-def wandb_history(folder: Path) -> list[dict[str, object]]:
-    """Rows of the real .wandb file, as wandb's own inspector shows them."""
-    (file,) = folder.glob("*.wandb")
-    shown = subprocess.run(
-        [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)],
-        capture_output=True,
-        text=True,
-    )
-    lines = [json.loads(line) for line in shown.stdout.splitlines()]
-    return [line["history"]["item"] for line in lines if line.get("type") == "history"]
-
-
 def test_a_run_in_three_segments_with_a_rewind_is_synced_as_one(tmp_path: Path) -> None:
     pytest.importorskip("wandb", reason="the extra ligo[wandb] is not installed")
     (tmp_path / "config.yaml").write_text("tracking: {project: p}\nrun: {study: s}\n")
     (tmp_path / "manifest.json").write_text('{"run_id": "r"}')
     for first, last in ((0, 4), (2, 6), (6, 8)):  # the second went back to step 2
         tracker = start_trackers(
-            TrackingConfig(wandb="offline"), tmp_path, study="s", name="n", run_config={"seed": 1}
+            TrackingConfig(wandb="offline"),
+            tmp_path,
+            study="s",
+            name="n",
+            run_config={"seed": 1},
+            fingerprint=str,
         )
         tracker.rewind("grown", first)
         for step in range(first + 1, last + 1):
@@ -83,17 +53,13 @@ def test_a_run_in_three_segments_with_a_rewind_is_synced_as_one(tmp_path: Path) 
                 {"arm": "grown", "step": step, "tokens": 10 * step, "train/loss": 5 - step / 8, "mfu": None}
             )
         tracker.finish()
-    before = set(tmp_path.glob("wandb/offline-run-*"))
-    wandb_id = sync(tmp_path, "offline")
-    (made,) = set(tmp_path.glob("wandb/offline-run-*")) - before
-    assert made.name.endswith(wandb_id)
+    (made,) = sync(tmp_path, "offline").folders
     expected = [
-        {f"grown/{key}": value for key, value in record.items() if key != "arm" and value is not None}
+        {key: value for key, value in record.items() if key != "arm" and value is not None}
         for record in read_records(tmp_path / "metrics.jsonl")
     ]
-    assert [row["grown/step"] for row in expected] == list(range(1, 9))
-    rows = [{k: v for k, v in row.items() if k.startswith("grown/")} for row in wandb_history(made)]
-    assert rows == expected
+    assert [row["step"] for row in expected] == list(range(1, 9))
+    assert recorded(made).history == expected
 
 
 def test_a_folder_without_records_is_not_synced(tmp_path: Path) -> None:
