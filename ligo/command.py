@@ -122,5 +122,3 @@ def _multirun(task: Task, arguments: list[str], command: Options) -> None:
     sys.argv[1:] = strip_plus(arguments, command.groups)
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     hydra.main(config_path=str(conf_dir()), config_name=command.root, version_base="1.3")(job)()
-
-

@@ -99,7 +99,7 @@ def record(
     config: EvaluateConfig, data: str, models: Sequence[Model], findings: Sequence[Findings]
 ) -> dict[str, Any]:
     """evaluation.json: the figures, and what they are figures of; no path of this machine is in it."""
-    from ligo.checkpoint.assets import without_paths
+    from ligo.core.redact import without_paths
     from ligo.core.run import hardware, versions
 
     return {

@@ -26,6 +26,7 @@ from ligo.core.errors import (
     ResourceError,
     disk_full,
 )
+from ligo.core.launcher import leave_exit_code
 from ligo.core.redact import redact, redacted_output
 
 GOES_ON = "the same command goes on from the last finished stage or checkpoint"
@@ -63,6 +64,7 @@ def ending(goes_on: str = GOES_ON) -> Iterator[None]:
                 sys.exit(0)
             told = explain(error, goes_on)
             _complain(error, told)
+            leave_exit_code(told.exit_code)
             sys.exit(told.exit_code)
 
 

@@ -1,4 +1,4 @@
-"""Ranks end with what started them: a launcher that is killed cannot tell them to stop.
+"""Ranks end with what started them: a launcher that is killed cannot tell them to stop. And they tell it how they ended.
 
 The kernel kills a rank whose parent dies (prctl, Linux), and a thread looks whether the launcher above the parent is
 still there: DeepSpeed's, say, starts another process that starts the ranks.
@@ -12,11 +12,15 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 _LAUNCHERS = (
     "torchrun", "torch.distributed.run", "deepspeed", "deepspeed.launcher.launch", "accelerate", "srun", "mpirun"
 )  # fmt: skip
+EXIT_CODE_FILE = "LIGO_EXIT_CODE_FILE"
+"""Variable that names the file for `leave_exit_code`."""
+
 _EVERY_S = 1.0
 _PR_SET_PDEATHSIG = 1
 
@@ -26,9 +30,26 @@ def end_with_launcher() -> None:
     if "RANK" not in os.environ and "SLURM_PROCID" not in os.environ:
         return  # a single process may outlive the shell that it was started from
     above = {pid: _started(pid) for pid in _launchers_above()}
+    end_with_parent()
+    threading.Thread(target=_watch, args=(os.getppid(), above), daemon=True).start()
+
+
+def end_with_parent() -> None:
+    """Have this process killed when its parent dies (Linux)."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    threading.Thread(target=_watch, args=(os.getppid(), above), daemon=True).start()
+
+
+def leave_exit_code(code: int) -> None:
+    """Tell `ligo.launch` how this rank ends, which started it through a launcher that may not pass that on: torchrun ends
+    with 1 whatever its ranks ended with. The first rank that ends badly is heard: it is why the others are stopped."""
+    path = os.environ.get(EXIT_CODE_FILE)
+    if path:
+        with (
+            suppress(OSError),
+            open(path, "x", encoding="ascii") as file,
+        ):  # no file of this node, or not the first
+            file.write(str(code))
 
 
 def _watch(parent: int, above: dict[int, str]) -> None:
