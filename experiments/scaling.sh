@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# experiments/scaling/run.sh data.path=TEXT [data.validation_path=TEXT] [more options]: three widths at three horizons, the reports.
+# experiments/scaling.sh data.path=TEXT [data.validation_path=TEXT] [more options]: three widths at three horizons, the reports.
 set -euo pipefail
-cd "$(dirname "$0")/../.."
+cd "$(dirname "$0")/.."
 python=${PYTHON:-.venv/bin/python}
 for heads in 4 8 12; do  # of 12 coordinates each
   target=$((heads * 5 / 4))
