@@ -94,10 +94,17 @@ def require(module: str, *, extra: str, why: str) -> ModuleType:
     """Import an optional module, or say which extra installs it.
 
     Raises:
-        ConfigError: the module is not installed.
+        ConfigError: the module is not installed, or cannot be imported.
     """
     check_installed(module, extra=extra, why=why)
-    return importlib.import_module(module)
+    try:
+        return importlib.import_module(module)
+    except (ImportError, OSError) as error:  # a part of it, or a library of the system, is missing
+        package = module.split(".")[0]
+        raise ConfigError(
+            f"{why} needs the package '{package}', which is installed and cannot be imported: {error}.\n"
+            f"  Try: pip install --force-reinstall --no-deps {package}, or do without {why.split(' ')[0]}"
+        ) from error
 
 
 def disk_full(error: OSError, where: object, *, kept: bool = False) -> LigoError:
