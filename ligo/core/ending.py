@@ -36,7 +36,8 @@ _OFFLINE = {
 }  # fmt: skip
 _NETWORK_LIBRARIES = {"aiohttp", "httpcore", "httpx", "openai", "requests", "urllib", "urllib3"}
 _OUT_OF_MEMORY = re.compile(
-    r"out of memory|can't allocate memory|cannot allocate memory|unable to allocate|not enough memory", re.IGNORECASE
+    r"out of memory|can't allocate memory|cannot allocate memory|unable to allocate|not enough memory"
+    r"|can't start new thread|failed to map segment", re.IGNORECASE
 )  # fmt: skip
 _LOST_RANK = re.compile(
     r"connection (?:closed|reset) by peer|timed out waiting|nccl.*(?:remote process|abort)", re.IGNORECASE
@@ -105,7 +106,9 @@ def _memory(error: BaseException) -> ResourceError | None:
     text = str(error)
     on_gpu = type(error).__name__ == "OutOfMemoryError" or "CUDA out of memory" in text
     on_host = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
-    if not (on_gpu or on_host or (isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(text))):
+    if not (
+        on_gpu or on_host or (isinstance(error, (RuntimeError, ImportError)) and _OUT_OF_MEMORY.search(text))
+    ):
         return None
     wanted = re.search(r"allocate (\d+) bytes", text)
     detail = f"{units.num_bytes(int(wanted[1]))} could not be had" if wanted else _first_line(error)

@@ -161,7 +161,8 @@ def endings(tally: Tally, trials: int) -> None:
                     log.symlink_to(tally.folder / f"sweep-{trouble}.log".replace(" ", "-"))
                 with make(disk) as first:
                     bad = run(command, arguments(disk), place, first=first)
-                words = complaint(place, command)
+                words = complaint(place, command) if bad else None
+                tally.notes[trouble] = tally.notes.get(trouble, 0) + (bad != 0)
                 log.write_text("")
                 good = run(command, arguments(disk), place)
                 expected = {2} if name == "launch" else {0}  # there is no srun here
@@ -207,6 +208,11 @@ def no_memory(disk: Path) -> Iterator[Callable[[], None]]:
 
 
 TROUBLES = {"full disk": full, "read-only disk": read_only, "Ctrl-C": stopped, "no memory": no_memory}
-TROUBLE_CODES = {"full disk": {5}, "read-only disk": {5}, "Ctrl-C": {130}, "no memory": {5}}
+TROUBLE_CODES = {
+    "full disk": {5},
+    "read-only disk": {5},
+    "Ctrl-C": {130},
+    "no memory": {0, 5},
+}  # some need no more than there is
 HARMLESS: set[tuple[str, str]] = {("plan", "full disk"), ("plan", "read-only disk")}
 """It writes nothing."""
