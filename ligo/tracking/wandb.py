@@ -35,8 +35,10 @@ class WandbTracker:
             resume="allow",
             config=published(config),
             dir=str(folder),
-            # it would send the command line, the program's path and the names of user and machine
-            settings=wandb.Settings(host="", x_disable_meta=True, disable_git=True, disable_code=True),
+            # it would send what is printed, the command line, the program's path and the names of user and machine
+            settings=wandb.Settings(
+                host="", x_disable_meta=True, disable_git=True, disable_code=True, console="off"
+            ),
             job_type="grow",
         )
         for arm in ("small", "learn", "grown", "scratch", "short", "continue"):

@@ -41,13 +41,13 @@ DOCUMENTED = (0, 2, 3, 4, 5, 6, 75, 130)
 SMALL = (
     "small=scratch",
     "small.shape={vocab_size: 300, hidden_size: 16, num_hidden_layers: 2, num_attention_heads: 2,"
-    " num_key_value_heads: 1, intermediate_size: 24, max_position_embeddings: 64}",
+    " num_key_value_heads: 1, intermediate_size: 24, max_position_embeddings: 512}",
     "small.train.max_tokens=2048",
 )
 GROWTH = (
     "target=custom", "target.hidden_size=24", "target.num_attention_heads=3", "target.num_key_value_heads=3",
     "target.intermediate_size=40", "target.num_hidden_layers=3", "train.engine=torch", "train.batch_tokens=256",
-    "train.max_tokens=4096", "train.evaluate_every=4", "train.save_every=4", "scratch.max_tokens=4096",
+    "train.max_tokens=4096", "train.evaluate_every=4", "train.save_every=4", "train.keep_every=8", "scratch.max_tokens=4096",
     "operator.steps=2", "operator.batch_tokens=256", "operator.evaluate_every=2", "data=custom",
     "data.sequence_length=32", "data.validation_tokens=1024",
 )  # fmt: skip
