@@ -25,7 +25,7 @@ COUNTS = {
     "starts": 100,
     "soak": 2000,
     "offline": 1,
-    "endings": 1,
+    "endings": 42,
 }
 WORDS = {
     "config_edits": "random edits of options and config files without a traceback, every unknown key with the nearest",
