@@ -8,12 +8,14 @@ LIGO_DEBUG=1 asks for it.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import re
 import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from types import TracebackType
 
 from ligo.core import distributed, units
 from ligo.core.errors import (
@@ -54,6 +56,9 @@ def ending(goes_on: str = GOES_ON) -> Iterator[None]:
     Raises:
         SystemExit: with the exit code, where the block did not end well.
     """
+    logging.raiseExceptions = (
+        is_debugging()
+    )  # else the log of a library that cannot be written prints tracebacks
     with redacted_output():
         try:
             yield
@@ -65,6 +70,14 @@ def ending(goes_on: str = GOES_ON) -> Iterator[None]:
             told = explain(error, goes_on)
             _complain(error, told)
             sys.exit(told.exit_code)
+
+
+def _interrupted_early(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """In the place of `sys.excepthook`: Ctrl-C while a command is still being imported."""
+    if issubclass(kind, KeyboardInterrupt) and not is_debugging():
+        _complain(error, explain(error))
+    else:
+        sys.__excepthook__(kind, error, trace)
 
 
 def explain(error: BaseException, goes_on: str = GOES_ON) -> LigoError:
@@ -200,3 +213,8 @@ def _complain(error: BaseException, told: LigoError) -> None:
             print(redact("".join(traceback.format_exception(error))), file=sys.stderr)
         for line in lines:
             print(line if rank == 0 else f"rank {rank}: {line}", file=sys.stderr, flush=True)
+
+
+_main = getattr(sys.modules.get("__main__"), "__spec__", None)
+if _main is not None and _main.name.startswith("ligo."):  # this process is one of the commands
+    sys.excepthook = _interrupted_early

@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from ligo.core.errors import require
+from ligo.core.errors import ResourceError, require
 from ligo.core.redact import published, redact
 
 
@@ -23,6 +23,10 @@ class WandbTracker:
         Args:
             wandb_id: None: that of the folder, so that a later start is the same run.
         """
+        if not os.access(folder, os.W_OK):  # W&B would take a folder for passing files, and say nothing
+            raise ResourceError(
+                f"cannot write {folder}.\n  Try: ls -ld {folder}, which shows who may; or a copy of it"
+            )
         wandb = require("wandb", extra="wandb", why=f"tracking.wandb={mode}")
         os.environ.setdefault("WANDB_SILENT", "true")
         warnings.filterwarnings("ignore", module="wandb")

@@ -33,10 +33,10 @@ for module in (
     "peft",
 ):
     importlib.import_module(module)
+for command in ("grow", "plan", "report", "sweep", "tune", "instruct", "sync", "export", "launch", "doctor"):
+    importlib.import_module(f"ligo.{command}")
 
 PATIENCE_S = 300.0
-DOCUMENTED = (0, 2, 3, 4, 5, 6, 75, 130)
-"""Exit codes that a command may end with."""
 
 SMALL = (
     "small=scratch",
@@ -116,11 +116,11 @@ def log_of(folder: Path, command: str) -> Path:
 
 
 def complaint(folder: Path, command: str) -> str | None:
-    """What is wrong with the words that a command has ended with: a traceback, or nothing to try; None if nothing is."""
+    """What is wrong with the words that a command has ended with: a traceback, or no way on; None if nothing is."""
     text = log_of(folder, command).read_text(errors="replace")
     if "Traceback (most recent call last)" in text:
         return text[-1500:]
-    return None if "Try: " in text else f"no word of what to try: {text[-500:]}"
+    return None if "Try: " in text or "goes on" in text else f"no word of how to go on: {text[-500:]}"
 
 
 def write_text_file(path: Path) -> Path:
