@@ -8,12 +8,14 @@ LIGO_DEBUG=1 asks for it.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import re
 import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from types import TracebackType
 
 from ligo.core import distributed, units
 from ligo.core.errors import (
@@ -37,7 +39,8 @@ _OFFLINE = {
 }  # fmt: skip
 _NETWORK_LIBRARIES = {"aiohttp", "httpcore", "httpx", "openai", "requests", "urllib", "urllib3"}
 _OUT_OF_MEMORY = re.compile(
-    r"out of memory|can't allocate memory|cannot allocate memory|unable to allocate|not enough memory", re.IGNORECASE
+    r"out of memory|can't allocate memory|cannot allocate memory|unable to allocate|not enough memory"
+    r"|can't start new thread|failed to map segment", re.IGNORECASE
 )  # fmt: skip
 _LOST_RANK = re.compile(
     r"connection (?:closed|reset) by peer|timed out waiting|nccl.*(?:remote process|abort)", re.IGNORECASE
@@ -54,6 +57,9 @@ def ending(goes_on: str = GOES_ON) -> Iterator[None]:
     Raises:
         SystemExit: with the exit code, where the block did not end well.
     """
+    logging.raiseExceptions = (
+        is_debugging()
+    )  # else the log of a library that cannot be written prints tracebacks
     with redacted_output():
         try:
             yield
@@ -66,6 +72,14 @@ def ending(goes_on: str = GOES_ON) -> Iterator[None]:
             _complain(error, told)
             leave_exit_code(told.exit_code)
             sys.exit(told.exit_code)
+
+
+def _interrupted_early(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """In the place of `sys.excepthook`: Ctrl-C while a command is still being imported."""
+    if issubclass(kind, KeyboardInterrupt) and not is_debugging():
+        _complain(error, explain(error))
+    else:
+        sys.__excepthook__(kind, error, trace)
 
 
 def explain(error: BaseException, goes_on: str = GOES_ON) -> LigoError:
@@ -107,7 +121,9 @@ def _memory(error: BaseException) -> ResourceError | None:
     text = str(error)
     on_gpu = type(error).__name__ == "OutOfMemoryError" or "CUDA out of memory" in text
     on_host = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
-    if not (on_gpu or on_host or (isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(text))):
+    if not (
+        on_gpu or on_host or (isinstance(error, (RuntimeError, ImportError)) and _OUT_OF_MEMORY.search(text))
+    ):
         return None
     wanted = re.search(r"allocate (\d+) bytes", text)
     detail = f"{units.num_bytes(int(wanted[1]))} could not be had" if wanted else _first_line(error)
@@ -199,3 +215,8 @@ def _complain(error: BaseException, told: LigoError) -> None:
             print(redact("".join(traceback.format_exception(error))), file=sys.stderr)
         for line in lines:
             print(line if rank == 0 else f"rank {rank}: {line}", file=sys.stderr, flush=True)
+
+
+_main = getattr(sys.modules.get("__main__"), "__spec__", None)
+if _main is not None and _main.name.startswith("ligo."):  # this process is one of the commands
+    sys.excepthook = _interrupted_early

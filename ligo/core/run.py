@@ -29,6 +29,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from ligo.core.ending import explain
 from ligo.core.errors import ConfigError, Interrupted, LigoError
 from ligo.core.files import read_object, write_json, write_text
 from ligo.core.lease import lease
@@ -182,11 +183,11 @@ class Run:
         try:
             yield
         except BaseException as error:
-            stopped = isinstance(error, (KeyboardInterrupt, Interrupted))
-            reason = str(error).splitlines()[0] if isinstance(error, LigoError) else repr(error)
+            told = explain(error)
+            stopped, reason = isinstance(told, Interrupted), str(told).splitlines()[0]
             with suppress(LigoError):  # the disk may be what is full
                 self.set_status("interrupted" if stopped else f"failed: {reason}")
-                if not stopped and not isinstance(error, LigoError):
+                if not isinstance(error, (LigoError, KeyboardInterrupt)):
                     self._keep_traceback(error)
             raise
         self.set_status("done")

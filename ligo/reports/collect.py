@@ -28,6 +28,10 @@ ARM_LABELS = {
 }
 
 
+_COLUMNS = ("tokens", "flops", "wall_s", "eval/loss", "train/loss")
+"""Of a record: numbers, where they are there."""
+
+
 @dataclass(frozen=True)
 class Curve:
     """One loss over the course of one arm; tokens, FLOPs and seconds are counted within the arm."""
@@ -87,8 +91,9 @@ def load_run(folder: Path) -> RunRecord:
         plan = _read_object(folder / "plan.json")
     elif "tuning" not in summary:
         warnings.append("plan.json is missing: the growth plan is not shown.")
-    labels = {arm.get("name"): arm.get("label") for arm in summary.get("arms") or ()}
-    arms = read_arms(folder, labels, warnings)
+    with as_ligo_writes_them([folder]):
+        labels = {arm.get("name"): arm.get("label") for arm in summary.get("arms") or ()}
+        arms = read_arms(folder, labels, warnings)
     return RunRecord(folder, summary, plan, arms, tuple(warnings))
 
 
@@ -109,7 +114,7 @@ def check_different_names(runs: Sequence[RunRecord]) -> None:
 
 
 @contextmanager
-def as_ligo_writes_them(runs: Sequence[RunRecord]) -> Iterator[None]:
+def as_ligo_writes_them(folders: Sequence[Path]) -> Iterator[None]:
     """In the block, what goes wrong with plain data is wrong in a file that somebody has changed.
 
     Raises:
@@ -118,9 +123,8 @@ def as_ligo_writes_them(runs: Sequence[RunRecord]) -> Iterator[None]:
     try:
         yield
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        folders = ", ".join(str(run.folder) for run in runs)
         raise DataError(
-            f"summary.json or plan.json in {folders} is not as ligo writes it: {type(error).__name__}: {error}.\n"
+            f"summary.json or plan.json in {', '.join(map(str, folders))} is not as ligo writes it: {type(error).__name__}: {error}.\n"
             "  Try: the command of that run again, with stages=[report]; it is rewritten"
         ) from error
 
@@ -165,8 +169,10 @@ def _records_by_arm(path: Path, warnings: list[str]) -> dict[str, list[dict[str,
             continue
         try:
             record = json.loads(line)
+            for name in _COLUMNS:
+                float(record.get(name) or 0)
             arms.setdefault(str(record["arm"]), []).append(record)
-        except (ValueError, TypeError, KeyError, RecursionError):
+        except (ArithmeticError, AttributeError, KeyError, RecursionError, TypeError, ValueError):
             left_out = len(lines) - number
             more = f" and the {left_out} after it" if left_out else ", the last one,"
             warnings.append(f"metrics.jsonl: line {number}{more} cannot be read; the curves end before it.")

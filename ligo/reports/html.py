@@ -181,7 +181,7 @@ def write_report(runs: Sequence[Path], out: Path) -> Path:
     records = [load_run(Path(folder)) for folder in runs]
     check_different_names(records)
     title = records[0].name if len(records) == 1 else f"{len(records)} runs compared"
-    with as_ligo_writes_them(records):
+    with as_ligo_writes_them([record.folder for record in records]):
         changes = heat_maps(records[0].folder) if len(records) == 1 else None
         sections = [_section(record) for record in records]
         return _write_page(out, title, loss_chart(records), sections=sections, changes=changes)

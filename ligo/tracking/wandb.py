@@ -15,7 +15,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from ligo.core.errors import require
+from ligo.core.errors import ResourceError, require
 from ligo.core.log import warn
 from ligo.core.redact import published, redact
 from ligo.core.run import Run
@@ -52,7 +52,12 @@ class WandbTracker:
 
         Raises:
             ConfigError: wandb is not installed.
+            ResourceError: the folder cannot be written.
         """
+        if not os.access(folder, os.W_OK):  # W&B would take a folder for passing files, and say nothing
+            raise ResourceError(
+                f"cannot write {folder}.\n  Try: ls -ld {folder}, which shows who may; or a copy of it"
+            )
         self._wandb = require("wandb", extra="wandb", why=f"tracking.wandb={mode}")
         os.environ.setdefault("WANDB_SILENT", "true")
         warnings.filterwarnings("ignore", module="wandb")
@@ -151,8 +156,10 @@ class WandbTracker:
             reinit="create_new",  # beside the one with the summary
             config=published(self._config),
             dir=str(self._folder),
-            # it would send the command line, the program's path and the names of user and machine
-            settings=self._wandb.Settings(host="", x_disable_meta=True, disable_git=True, disable_code=True),
+            # it would send what is printed, the command line, the program's path and the names of user and machine
+            settings=self._wandb.Settings(
+                host="", x_disable_meta=True, disable_git=True, disable_code=True, console="off"
+            ),
         )
         try:
             run = self._wandb.init(mode=self.mode, **options)

@@ -33,21 +33,21 @@ for module in (
     "peft",
 ):
     importlib.import_module(module)
+for command in ("grow", "plan", "report", "sweep", "tune", "instruct", "sync", "export", "launch", "doctor"):
+    importlib.import_module(f"ligo.{command}")
 
 PATIENCE_S = 300.0
-DOCUMENTED = (0, 2, 3, 4, 5, 6, 75, 130)
-"""Exit codes that a command may end with."""
 
 SMALL = (
     "small=scratch",
     "small.shape={vocab_size: 300, hidden_size: 16, num_hidden_layers: 2, num_attention_heads: 2,"
-    " num_key_value_heads: 1, intermediate_size: 24, max_position_embeddings: 64}",
+    " num_key_value_heads: 1, intermediate_size: 24, max_position_embeddings: 512}",
     "small.train.max_tokens=2048",
 )
 GROWTH = (
     "target=custom", "target.hidden_size=24", "target.num_attention_heads=3", "target.num_key_value_heads=3",
     "target.intermediate_size=40", "target.num_hidden_layers=3", "train.engine=torch", "train.batch_tokens=256",
-    "train.max_tokens=4096", "train.evaluate_every=4", "train.save_every=4", "scratch.max_tokens=4096",
+    "train.max_tokens=4096", "train.evaluate_every=4", "train.save_every=4", "train.keep_every=8", "scratch.max_tokens=4096",
     "operator.steps=2", "operator.batch_tokens=256", "operator.evaluate_every=2", "data=custom",
     "data.sequence_length=32", "data.validation_tokens=1024",
 )  # fmt: skip
@@ -116,11 +116,11 @@ def log_of(folder: Path, command: str) -> Path:
 
 
 def complaint(folder: Path, command: str) -> str | None:
-    """What is wrong with the words that a command has ended with: a traceback, or nothing to try; None if nothing is."""
+    """What is wrong with the words that a command has ended with: a traceback, or no way on; None if nothing is."""
     text = log_of(folder, command).read_text(errors="replace")
     if "Traceback (most recent call last)" in text:
         return text[-1500:]
-    return None if "Try: " in text else f"no word of what to try: {text[-500:]}"
+    return None if "Try: " in text or "goes on" in text else f"no word of how to go on: {text[-500:]}"
 
 
 def write_text_file(path: Path) -> Path:

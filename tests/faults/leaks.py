@@ -6,7 +6,7 @@ import json
 import os
 from pathlib import Path
 
-from tests.faults.commands import GROWTH, SMALL, newest, run, write_text_file
+from tests.faults.commands import GROWTH, SMALL, log_of, newest, run, write_text_file
 from tests.faults.planted import FORMS, address_part, found_in, named, planted
 from tests.faults.tally import Tally
 
@@ -38,7 +38,16 @@ def secrets(tally: Tally, trials: int) -> None:
     )
     folder = out / "run"
     codes = {
-        "grow": run("grow", (*common, *typed, f"run.dir={folder}", "stages=[write,train,scratch,report]"), out, variables=variables),
+        "grow": run(
+            "grow",
+            (*common, *typed, f"run.dir={folder}", "stages=[write,train,scratch,report]"),
+            out,
+            variables=variables,
+        )
+    }
+    if codes["grow"]:
+        raise RuntimeError(log_of(out, "grow").read_text()[-3000:])
+    codes |= {
         "report": run("report", (str(folder),), out, variables=variables),
         "sync": run("sync", (str(folder),), out, variables=variables),
         "export": run("export", (str(newest(folder)), str(out / "exported")), out, variables=variables),
@@ -79,8 +88,8 @@ def secrets(tally: Tally, trials: int) -> None:
     places = [
         f"{word} in {file.relative_to(out)}"
         for file in published
-        for word in (str(Path.home()), str(tally.folder), os.uname().nodename)
-        if word not in ("/", "") and word.encode() in file.read_bytes()
+        for word in (f"{Path.home()}/", str(tally.folder), os.uname().nodename)
+        if len(word) > 3 and word.encode() in file.read_bytes()
     ]
     tally.notes["files looked at"] = sum(1 for file in out.rglob("*") if file.is_file())
     tally.count(not places, f"places in what is published: {places[:5]}")

@@ -117,7 +117,7 @@ def offline(tally: Tally, trials: int) -> None:
     grow = (*SMALL, *GROWTH, "tracking=wandb", f"data.path={text}", f"run.dir={folder}")
     tune = (
         f"small.path={folder / 'trained'}", f"data.path={tally.folder / 'say.json'}", f"run.dir={tuned}", "merge=true",
-        "train.engine=torch", "train.batch_size=8", "train.steps=4", "data.max_length=60", "tracking=wandb",
+        "train.engine=torch", "train.batch_size=8", "train.steps=4", "data.max_length=400", "tracking=wandb",
     )  # fmt: skip
     nowhere = {"HF_HUB_OFFLINE": "0"}
     codes = {

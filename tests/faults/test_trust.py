@@ -12,7 +12,7 @@ import pytest
 from benchmarks.trust_faults import COUNTS, NAMESPACES
 from tests.conftest import REPO
 
-SAMPLE = {"secrets": 12, "fills": 2, "starts": 2, "soak": 300, "offline": 1, "endings": 1}
+SAMPLE = {"secrets": 12, "fills": 1, "starts": 1, "soak": 150, "offline": 1, "endings": 3}
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 """What may go wrong around a run, on purpose and many times: what must come out of each is counted.
 
-    python -m tests.faults.trust config_edits=2000 shape_lattice=500 secrets=12 fills=10 starts=100 soak=2000 offline=1 endings=1
+    python -m tests.faults.trust config_edits=2000 shape_lattice=500 secrets=12 fills=10 starts=100 soak=2000 offline=1 endings=42
 
 `fills` and `endings` mount small disks and `offline` takes the network away, so they want namespaces of their own: NAMESPACES
 before the command. The last line of JSON says how many trials were good, and what was not.
