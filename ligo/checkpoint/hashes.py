@@ -19,7 +19,11 @@ from ligo.core.files import write_text
 from ligo.core.log import progress
 
 SUMS_FILE = "SHA256SUMS"
-_LEFT_OUT = (SUMS_FILE, "README.md", "optimizer.safetensors")  # the last has its own checksum, and may be removed
+_LEFT_OUT = (
+    SUMS_FILE,
+    "README.md",
+    "optimizer.safetensors",
+)  # the last has its own checksum, and may be removed
 _LINE = re.compile(r"([0-9a-f]{64})  ([^\x00-\x1f]+)")
 _MOST_BYTES = 2**22
 _checked: dict[Path, object] = {}
