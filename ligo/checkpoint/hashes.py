@@ -19,14 +19,18 @@ from ligo.core.files import write_text
 from ligo.core.log import progress
 
 SUMS_FILE = "SHA256SUMS"
-_TO_BE_EDITED = ("README.md",)
+_LEFT_OUT = (
+    SUMS_FILE,
+    "README.md",
+    "optimizer.safetensors",
+)  # the last has its own checksum, and may be removed
 _LINE = re.compile(r"([0-9a-f]{64})  ([^\x00-\x1f]+)")
 _MOST_BYTES = 2**22
 _checked: dict[Path, object] = {}
 
 
 def write_hashes(folder: Path, known: Mapping[str, str] | None = None) -> None:
-    """Write `SHA256SUMS` over every file of a folder, the card left out; the last thing that is written there.
+    """Write `SHA256SUMS` over the files of a folder, but for card and moments; the last thing that is written there.
 
     Args:
         known: file name -> hex digest, of files that were hashed while they were written.
@@ -37,7 +41,7 @@ def write_hashes(folder: Path, known: Mapping[str, str] | None = None) -> None:
     known, lines = known or {}, []
     for file in sorted(file for file in folder.rglob("*") if file.is_file()):
         name = file.relative_to(folder).as_posix()
-        if name not in (SUMS_FILE, *_TO_BE_EDITED):
+        if name not in _LEFT_OUT:
             lines.append(f"{known.get(name) or sha256(file)}  {name}\n")
     write_text(folder / SUMS_FILE, "".join(lines))
 
@@ -52,7 +56,7 @@ def check_hashes(folder: Path) -> None:
     if not distributed.is_main() or not sums.is_file():
         return
     expected = _read(sums)
-    unknown = sorted({file.name for file in folder.glob("*.safetensors")} - expected.keys())
+    unknown = sorted({file.name for file in folder.glob("*.safetensors")} - {*expected, *_LEFT_OUT})
     if unknown:
         raise _changed(folder, unknown[0], "was not saved with it")
     state = [(name, *_state(folder / name)) for name in (SUMS_FILE, *expected)]

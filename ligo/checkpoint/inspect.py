@@ -16,10 +16,10 @@ from typing import Any
 
 from ligo.checkpoint.hashes import check_hashes
 from ligo.checkpoint.headers import DamagedFile, Header, read_header
+from ligo.checkpoint.settings import check_adapter_config, check_config, check_tokenizer_settings
 from ligo.checkpoint.strict_json import INDEX_BYTES, SAVE_AGAIN, read_json_object
 from ligo.core.errors import CheckpointError
 from ligo.core.permissions import ALLOW_PICKLE
-from ligo.families.base import family_of
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -45,30 +45,7 @@ _TOKENIZER_FILES = (
 )
 _TEMPLATES = "additional_chat_templates"
 
-_LEADS_ELSEWHERE = {
-    "configuration_files": "transformers would read another config in its place",
-    "transformers_weights": "transformers would read other weights than those that are checked",
-    "fusion_config": "transformers would change the model's code by it",
-    "per_layer_config": "transformers would build layers that differ from the others",
-}
-_KERNELS = (
-    "attn_implementation",
-    "_attn_implementation",
-    "experts_implementation",
-    "_experts_implementation",
-)
 _PIECES_OF_RANKS = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
-
-_MOST_BLOCKS = 10**5  # experts of all layers
-_LARGEST_NUMBER = 10**7
-_LARGEST = {
-    **dict.fromkeys(
-        ("num_hidden_layers", "num_layers", "n_layer", "num_experts", "num_local_experts"), 10**4
-    ),
-    "num_labels": 10**6,
-    "max_position_embeddings": 10**8,
-}
-"""Far above those of any model. Keys that begin with rope_ hold angles, not sizes."""
 
 
 @dataclass(frozen=True)
@@ -112,15 +89,7 @@ def inspect_adapter(folder: Path) -> dict[str, Any]:
     """
     inspect_files(folder)
     config = read_json_object(file_inside(folder, ADAPTER_CONFIG))
-    _check_numbers(folder / ADAPTER_CONFIG, config)
-    if config.get("auto_mapping") or config.get("megatron_core", "megatron.core") not in (
-        None,
-        "megatron.core",
-    ):
-        raise CheckpointError(
-            f"{folder / ADAPTER_CONFIG} names modules to import (auto_mapping, megatron_core), which is not done.\n"
-            "  Try: remove these keys"
-        )
+    check_adapter_config(folder / ADAPTER_CONFIG, config)
     header_of(file_inside(folder, ADAPTER_FILE))
     return config
 
@@ -137,16 +106,15 @@ def inspect_files(folder: Path) -> None:
                 _check_link(folder, file)
     check_hashes(folder)  # before all else, so that the file that was changed is the one that is named
     for name in _SMALL_JSON:
-        if (folder / name).is_file():
-            read_json_object(folder / name)
+        settings = read_json_object(folder / name) if (folder / name).is_file() else {}
+        if name == "tokenizer_config.json":
+            check_tokenizer_settings(folder / name, settings)
     for name in _TOKENIZER_FILES:
         if (folder / name).is_file() and (folder / name).stat().st_size > _TOKENIZER_BYTES:
             raise CheckpointError(
                 f"{folder / name} has {(folder / name).stat().st_size:,} bytes, and no tokenizer needs more than "
                 f"{_TOKENIZER_BYTES:,}.\n  {SAVE_AGAIN}"
             )
-    if (folder / "tokenizer_config.json").is_file():
-        _check_tokenizer(folder / "tokenizer_config.json")
 
 
 def file_inside(folder: Path, name: str) -> Path:
@@ -178,17 +146,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         )
     file = file_inside(folder, CONFIG_FILE)
     config = read_json_object(file)
-    _check_numbers(file, config)
-    for key, why in _LEADS_ELSEWHERE.items():
-        if config.get(key) is not None:
-            raise CheckpointError(f"{file} says {key}={config[key]!r}: {why}.\n  Try: remove that key")
-    for key in _KERNELS:
-        if "/" in str(config.get(key)):
-            raise CheckpointError(
-                f"{file} says {key}={config[key]!r}, which is code from the hub, and is not run.\n"
-                "  Try: remove that key"
-            )
-    _check_model(file, config)
+    check_config(file, config)
     return config
 
 
@@ -293,55 +251,3 @@ def _check_link(folder: Path, file: Path) -> None:
             f"{file} is a link that leads out of its folder, so it is not read.\n"
             f"  Try: put a copy of the file there instead of the link"
         )
-
-
-def _check_numbers(file: Path, value: Any, key: str = "") -> None:
-    """Refuse numbers that are no size of any model, wherever they stand: loaders make lists and tables by them."""
-    if isinstance(value, dict):
-        for inner, held in value.items():
-            if not inner.startswith("rope_"):
-                _check_numbers(file, held, inner)
-    elif isinstance(value, list):
-        for held in value:
-            _check_numbers(file, held, key)
-    elif isinstance(value, int | float) and not -_LARGEST_NUMBER <= value <= _LARGEST.get(
-        key, _LARGEST_NUMBER
-    ):
-        raise CheckpointError(
-            f"{file} says {key}={value:g}, and no model has more than {_LARGEST.get(key, _LARGEST_NUMBER):,}.\n"
-            f"  {SAVE_AGAIN}"
-        )
-
-
-def _check_model(file: Path, config: Mapping[str, Any]) -> None:
-    """Refuse values that the description of the model stumbles over; what it refuses itself is said where it is needed."""
-    try:
-        family = family_of(config)
-        blocks = family.dims.num_layers * max(1, family.dims.num_experts)
-        if blocks <= _MOST_BLOCKS:
-            family.num_parameters  # noqa: B018 - reads the whole description
-            return
-    except CheckpointError:
-        return
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"{file} describes no model: a value is of a form that it cannot have ({type(error).__name__}: {error}).\n"
-            f"  {SAVE_AGAIN}"
-        ) from error
-    raise CheckpointError(
-        f"{file} describes {blocks:,} blocks, and no model has more than {_MOST_BLOCKS:,}.\n  {SAVE_AGAIN}"
-    )
-
-
-def _check_tokenizer(file: Path) -> None:
-    settings = read_json_object(file)
-    if settings.get("init_inputs"):
-        raise CheckpointError(
-            f"{file} gives init_inputs, which tokenizers would take for files to read.\n  Try: remove that key"
-        )
-    for name in settings.get("fast_tokenizer_files") or ():
-        if Path(str(name)).name != name:
-            raise CheckpointError(
-                f"{file} points to {name!r}, which is not the plain name of a file in the same folder.\n"
-                "  Try: remove fast_tokenizer_files"
-            )

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ligo.checkpoint.headers import DamagedFile, sealed, with_room_for_seal
 from ligo.checkpoint.load import open_tensors
+from ligo.checkpoint.strict_json import parse_json
 from ligo.core.errors import CheckpointError, disk_full
 from ligo.growth.plan import GrowthPlan
 from ligo.learning.fit import LearnedOperator
@@ -119,7 +120,11 @@ def check_fits(path: Path, plan: GrowthPlan, config: OperatorConfig) -> Learning
     """
     metadata, _ = _read(path)
     try:
-        theirs, record = json.loads(metadata["growth"]), LearningRecord(**json.loads(metadata["learning"]))
+        theirs, learning = (parse_json(metadata[part].encode()) for part in ("growth", "learning"))
+        record = LearningRecord(**learning)
+        numbers = [value for key, value in asdict(record).items() if key != "small"]
+        if not isinstance(theirs, dict) or not all(isinstance(number, int | float) for number in numbers):
+            raise TypeError("fields have other forms")
     except (KeyError, TypeError, ValueError) as error:
         raise _unreadable(path, f"it does not say what its maps were learned for ({error})") from error
     ours = growth_fields(plan, config)

@@ -160,7 +160,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         KeyError: it is no manifest.
     """
     content = (folder / MANIFEST).read_bytes()
-    manifest = dict(json.loads(content))
+    try:
+        manifest = dict(json.loads(content))
+    except (RecursionError, TypeError) as error:
+        raise ValueError(f"{folder / MANIFEST} is no manifest") from error
     if manifest.pop("sha256") != _sha256_of(manifest) or content != _encoded(manifest):
         raise ValueError(f"{folder / MANIFEST} was changed")
     return manifest

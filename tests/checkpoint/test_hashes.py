@@ -49,7 +49,8 @@ def test_a_changed_file_is_named(folder: Path, name: str) -> None:
     check_hashes(folder)
 
 
-def test_a_card_may_be_edited_and_weights_may_not_be_added(folder: Path) -> None:
+def test_a_card_may_be_edited_moments_may_come_and_go_and_weights_may_not_be_added(folder: Path) -> None:
+    (folder / "optimizer.safetensors").touch()
     (folder / "README.md").write_text("better")
     check_hashes(folder)
     (folder / "more.safetensors").write_text("")

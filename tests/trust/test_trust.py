@@ -12,7 +12,7 @@ import pytest
 from benchmarks.trust import COUNTS
 from tests.conftest import REPO
 
-SAMPLE = {"traversal": COUNTS["traversal"], "pickles": 48, "mutations": 400, "hostile": 30}
+SAMPLE = {"traversal": COUNTS["traversal"], "pickles": 48, "mutations": 300, "hostile": 16}
 
 
 def run_campaigns(counts: dict[str, int]) -> dict[str, Any]:

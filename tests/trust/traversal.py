@@ -42,7 +42,7 @@ def _link(name: str, target: str | None = None) -> Form:
     return form
 
 
-def _says(file: str, **keys: Any) -> Form:
+def says(file: str, **keys: Any) -> Form:
     """A JSON file of the folder says something more."""
 
     def form(folder: Path, _: Path) -> None:
@@ -137,7 +137,7 @@ def pieces_of_ranks(folder: Path, outside: Path) -> None:
 
 def another_config(folder: Path, outside: Path) -> None:
     _link("config.4.0.0.json", "config.json")(folder, outside)
-    _says("config.json", configuration_files=["config.4.0.0.json"])(folder, outside)
+    says("config.json", configuration_files=["config.4.0.0.json"])(folder, outside)
 
 
 def a_tensor_that_the_index_does_not_name(folder: Path, _: Path) -> None:
@@ -206,13 +206,13 @@ FORMS: dict[str, Form] = {
     "a linked chat template": a_linked_chat_template,
     "an adapter beside the model": an_adapter_beside_the_model,
     "pieces of ranks": pieces_of_ranks,
-    "other weights by config": _says("config.json", transformers_weights="../outside/x.safetensors"),
+    "other weights by config": says("config.json", transformers_weights="../outside/x.safetensors"),
     "another config by config": another_config,
-    "kernels by config": _says("config.json", _attn_implementation="outside/kernel"),
-    "another tokenizer by settings": _says(
+    "kernels by config": says("config.json", _attn_implementation="outside/kernel"),
+    "another tokenizer by settings": says(
         "tokenizer_config.json", fast_tokenizer_files=["../outside/tokenizer.4.0.0.json"]
     ),
-    "files for a tokenizer": _says("tokenizer_config.json", init_inputs=["../outside/tokenizer.json"]),
+    "files for a tokenizer": says("tokenizer_config.json", init_inputs=["../outside/tokenizer.json"]),
     "a linked adapter": _adapter(ADAPTER_FILE),
     "a linked adapter config": _adapter(ADAPTER_CONFIG),
     "checksums of files elsewhere": checksums_of_files_elsewhere,
