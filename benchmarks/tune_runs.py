@@ -19,6 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import REPO, Figures, row
+from ligo.config import compose, compose_options
+from ligo.grow import grow
+from ligo.tune import OPTIONS, tune
 from tests.tuning.tuned import checkpoint, instructions, tensors
 
 SHARED = REPO.parent / "shared" / "data"
@@ -58,9 +61,11 @@ def start(words: list[str], ranks: int = 1) -> subprocess.Popen[bytes]:
     )  # fmt: skip
 
 
-def tune(words: list[str], ranks: int = 1) -> None:
-    code = start(words, ranks).wait()
-    if code:
+def finish(words: list[str], ranks: int = 1) -> None:
+    """Run to the end: in this process, or on several ranks."""
+    if ranks == 1:
+        tune(*compose_options(words, OPTIONS))
+    elif code := start(words, ranks).wait():
         raise RuntimeError(f"{' '.join(words)} ended with {code}")
 
 
@@ -72,9 +77,10 @@ def tune_killed(words: list[str], folder: Path, after_step: int, ranks: int = 1)
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+    time.sleep(1)  # ranks end with their launcher
     killed_at = steps_logged(folder)
     assert not (folder / "summary.json").exists(), "it ended before it was killed"
-    tune(words, ranks)
+    finish(words, ranks)
     return killed_at
 
 
@@ -101,20 +107,24 @@ def start_rows() -> Figures:
     from ligo.tuning.config import TuningConfig
 
     ids, begun, merging = torch.arange(40).reshape(2, 20), {}, {}
-    with tempfile.TemporaryDirectory() as temporary, torch.no_grad():
+
+    def load(folder: Path) -> Any:
+        return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+
+    def logits(model: Any) -> torch.Tensor:
+        with torch.no_grad():
+            return model.eval()(ids).logits
+
+    with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
         base, data = checkpoint(root / "base"), instructions(root / "words.json")
-
-        def load(folder: Path) -> Any:
-            return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-
-        before = load(base)(ids).logits
+        before = logits(load(base))
         for method in ("lora", "vera"):
             config = peft_config(TuningConfig(method=method, peft={"target_modules": "all-linear"}))
-            begun[method] = float((add_adapter(load(base), config).eval()(ids).logits - before).abs().max())
-            tune(tiny_words(root / method, base, data, method, "merge=true"))
-            unmerged = PeftModel.from_pretrained(load(base), root / method / "adapter").eval()(ids).logits
-            merging[method] = float((unmerged - load(root / method / "trained")(ids).logits).abs().max())
+            begun[method] = float((logits(add_adapter(load(base), config)) - before).abs().max())
+            finish(tiny_words(root / method, base, data, method, "merge=true"))
+            unmerged = logits(PeftModel.from_pretrained(load(base), root / method / "adapter"))
+            merging[method] = float((unmerged - logits(load(root / method / "trained"))).abs().max())
     worst = max(merging.values())
     return {
         "a fresh VeRA adapter changes logits by": row(begun["vera"], 0, begun["vera"] == 0),
@@ -137,7 +147,7 @@ def resume_rows() -> Figures:
             if stage:
                 ranks, words = 2, ["train.engine=deepspeed", f"deepspeed=zero{stage}"]
             whole, cut = root / f"{method}-{stage}", root / f"{method}-{stage}-killed"
-            tune(tiny_words(whole, base, data, method, *words), ranks)
+            finish(tiny_words(whole, base, data, method, *words), ranks)
             after = draw.randrange(3, _STEPS - 4)
             killed_at = tune_killed(tiny_words(cut, base, data, method, *words), cut, after, ranks)
             same[name] = {"killed_at": killed_at, "same": left_by(whole, method) == left_by(cut, method)}
@@ -158,7 +168,7 @@ def resume_rows() -> Figures:
 
 
 def learning_rows() -> Figures:
-    """Loss of held-out responses before and after 20 steps of 16 of Alpaca's instructions."""
+    """Loss of held-out responses before and after 12 steps of 16 of Alpaca's instructions."""
     name = "ways to tune a real and a grown checkpoint that lower the loss of responses"
     small, alpaca = SHARED / "stories260k-llama", SHARED / "alpaca-5k"
     if not small.is_dir() or not alpaca.is_dir():
@@ -166,21 +176,20 @@ def learning_rows() -> Figures:
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
-        grow = [
+        words = [
             f"small.path={small}", "target=custom", "target.hidden_size=128", "target.num_attention_heads=16",
             "target.num_key_value_heads=8", "target.intermediate_size=384", "operator=exact", "stages=[write,verify]",
             f"run.dir={root / 'grown'}", "data.sequence_length=128", f"data.path={SHARED / 'tinyshakespeare' / 'input.txt'}",
             "tracking=jsonl", "hardware=none",
         ]  # fmt: skip
-        subprocess.run(
-            [sys.executable, "-m", "ligo.grow", *grow], cwd=REPO, check=True, stdout=subprocess.DEVNULL
-        )
+        grow(*compose(words))
         for model, base in (("stories260k", small), ("grown", root / "grown" / "grown")):
             for method in METHODS:
                 folder = root / f"{model}-{method}"
-                tune(words_of(
-                    folder, base, alpaca / "train.jsonl.gz", method, f"train.lr={REAL_RATES[method]}", "train.steps=20",
-                    "train.batch_size=16", "train.evaluate_every=20", "data.max_length=320", "data.validation_examples=64",
+                finish(
+                    words_of(
+                    folder, base, alpaca / "train.jsonl.gz", method, f"train.lr={REAL_RATES[method]}", "train.steps=12",
+                    "train.batch_size=16", "train.evaluate_every=12", "data.max_length=320", "data.validation_examples=48",
                     f"data.validation_path={alpaca / 'valid.jsonl.gz'}", "data.on_long=drop",
                 ))  # fmt: skip
                 tuned = json.loads((folder / "summary.json").read_text())["tuning"]

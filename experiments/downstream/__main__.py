@@ -11,29 +11,35 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
+from ligo.config import compose, compose_options
+from ligo.core.errors import NumericsError
 from ligo.core.files import read_json, write_json, write_text
 from ligo.core.run import hardware, versions
+from ligo.families.base import family_of
+from ligo.grow import grow
+from ligo.sweeps.grid import search_rate
+from ligo.tune import OPTIONS, tune
+from ligo.tune_plan import TuningPlan
 
 HERE = Path(__file__).resolve().parent
 REPO = HERE.parent.parent
 DATA = REPO.parent / "shared" / "data"
 RUNS = REPO / "runs" / "downstream"
-DIVERGED = 6  # exit code
 
 Json = dict[str, Any]
 
 
 def main() -> None:
     if sys.argv[1:] != ["table"]:
+        torch.set_num_threads(1)  # the number of threads changes the rounding
         write_json(HERE / "results.json", study(yaml.safe_load((HERE / "config.yaml").read_text())))
     write_text(HERE / "table.md", table(read_json(HERE / "results.json")))
 
@@ -100,8 +106,6 @@ def searched(
     model: str, base: Path, method: str, options: list[str], rates: list[float], max_extensions: int
 ) -> Json:
     """The best of the peak rates, once it has worse neighbours."""
-    from ligo.sweeps.grid import search_rate
-
     found: dict[float, Json] = {}
 
     def loss_at(rate: float) -> float | None:
@@ -126,20 +130,18 @@ def searched(
 
 def tuned(folder: Path, base: Path, options: list[str], rate: float) -> Json:
     """What a run of ligo.tune says of itself; a loss of infinity where it diverged."""
-    if run("tune", [f"small.path={base}", *options, f"train.lr={rate}"], folder) == DIVERGED:
+    try:
+        run("tune", [f"small.path={base}", *options, f"train.lr={rate}"], folder)
+    except NumericsError:
         return {"loss": math.inf}
     summary = read_json(folder / "summary.json")
-    keys = ("start_loss", "loss", "bits_per_byte", "trained_parameters", "stored_bytes", "peak_memory_bytes")
-    return {key: summary["tuning"][key] for key in keys} | {"wall_s": summary["arms"][0]["wall_s"]}
+    keys = ("start_loss", "loss", "bits_per_byte", "trained_parameters", "stored_bytes")
+    spent = {key: summary["arms"][0][key] for key in ("flops", "wall_s")}
+    return {key: summary["tuning"][key] for key in keys} | spent
 
 
 def planned_bytes(base: Path, options: list[str]) -> int:
     """What the plan says that a rank holds beyond the libraries."""
-    from ligo.config import compose_options
-    from ligo.families.base import family_of
-    from ligo.tune import OPTIONS
-    from ligo.tune_plan import TuningPlan
-
     config, _ = compose_options([f"small.path={base}", *map(filled, options)], OPTIONS)
     plan = TuningPlan(
         family_of(read_json(base / "config.json")), config.tuning, config.train, max_length=config.data.max_length,
@@ -148,18 +150,20 @@ def planned_bytes(base: Path, options: list[str]) -> int:
     return round(plan.memory.peak - plan.memory.libraries)
 
 
-def run(command: str, options: list[str], folder: Path) -> int:
-    """Run `python -m ligo.COMMAND` to its end, unless it is there already; 0, or the exit code where it diverged."""
+def run(command: str, options: list[str], folder: Path) -> None:
+    """`python -m ligo.COMMAND` in this process, unless the run is done already.
+
+    Raises:
+        NumericsError: it diverged.
+    """
     status = folder / "STATUS"
     if status.exists() and status.read_text().strip() == "done":
-        return 0
-    words = [sys.executable, "-m", f"ligo.{command}", *map(filled, options), f"run.dir={folder}"]
-    done = subprocess.run(
-        words, cwd=REPO, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL
-    )
-    if done.returncode not in (0, DIVERGED):
-        raise SystemExit(f"{' '.join(words)} ended with {done.returncode}")
-    return done.returncode
+        return
+    words = [*map(filled, options), f"run.dir={folder}"]
+    if command == "grow":
+        grow(*compose(words))
+    else:
+        tune(*compose_options(words, OPTIONS))
 
 
 def filled(option: str) -> str:
@@ -171,8 +175,6 @@ def last_record(folder: Path) -> Json:
 
 
 def num_parameters(folder: Path) -> int:
-    from ligo.families.base import family_of
-
     return family_of(read_json(folder / "config.json")).num_parameters
 
 
@@ -184,7 +186,7 @@ def stored_bytes(folder: Path) -> int:
 
 COLUMNS = (
     "model", "parameters", "pretraining", "loss on stories", "tuned by", "peak rate", "response loss before", "after",
-    "bits per byte", "trained", "memory", "time", "storage",
+    "bits per byte", "trained", "memory", "compute", "time", "storage",
 )  # fmt: skip
 
 
@@ -198,7 +200,7 @@ def table(results: Json) -> str:
                 name, f"{model['parameters']:,}", f"{model['flops']:.3g} FLOPs", f"{model['loss']:.3f}", method,
                 f"{cell['rate']:g}{bracketed}", f"{cell['start_loss']:.3f}", f"{cell['loss']:.3f}",
                 f"{cell['bits_per_byte']:.3f}", f"{cell['trained_parameters']:,}", f"{cell['planned_bytes'] / 1e6:.1f} MB",
-                f"{cell['wall_s']:.0f} s", f"{cell['stored_bytes'] / 1e3:,.0f} kB",
+                f"{cell['flops']:.3g} FLOPs", f"{cell['wall_s']:.0f} s", f"{cell['stored_bytes'] / 1e3:,.0f} kB",
             ))  # fmt: skip
     lines = [COLUMNS, ["---"] * len(COLUMNS), *rows]
     found = "\n".join("| " + " | ".join(line) + " |" for line in lines)
