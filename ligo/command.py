@@ -12,13 +12,12 @@ from typing import Any
 from ligo.config import (
     GROW,
     Options,
-    check_choices,
     compose_from_file,
     compose_options,
     conf_dir,
+    multirun_words,
     options,
     register_schemas,
-    strip_plus,
 )
 from ligo.core import distributed
 from ligo.core.errors import EXIT_INTERRUPTED, EXIT_PREEMPTED, ConfigError, Interrupted, LigoError
@@ -97,11 +96,14 @@ def _multirun(task: Task, arguments: list[str], command: Options) -> None:
             GlobalHydra.instance().hydra = outer
         return task(*config)
 
+    words = multirun_words(arguments, command)
     for argument in arguments:
-        if not argument.startswith("-") and not argument.startswith("hydra"):
-            check_choices(argument, command.groups)
-    register_schemas(command)
-    sys.argv[1:] = strip_plus(arguments, command.groups)
+        if argument.startswith("run.dir=") and "," not in argument:
+            raise ConfigError(
+                f"{argument} is one folder, and each job of -m is a run of its own.\n"
+                "  Try: run.study=NAME, for runs/NAME/ with a folder for each"
+            )
+    sys.argv[1:] = words
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     hydra.main(config_path=str(conf_dir()), config_name=command.root, version_base="1.3")(job)()
 

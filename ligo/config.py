@@ -551,15 +551,30 @@ def wanted_dims(target: TargetConfig) -> dict[str, int | None]:
     }
 
 
-def check_choices(argument: str, groups: Collection[str] = GROUPS) -> None:
-    """Check every value of a comma list against the options of its group, for sweeps.
+def multirun_words(arguments: list[str], command: Options) -> list[str]:
+    """The command line of a multirun as Hydra wants it, each word checked as in one run; lists of values stay lists.
 
     Raises:
-        ConfigError: an unknown option, with the nearest name.
+        ConfigError: an unknown key or option, with the nearest name.
     """
-    key, _, values = strip_plus([argument], groups)[0].partition("=")
-    for value in values.split(",") if key in groups else ():
-        _check_option(key, value)
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from omegaconf import OmegaConf
+
+    register_schemas(command)
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        known = _flat_keys(OmegaConf.to_container(hydra_compose(command.root)))
+    words = []
+    for word in strip_plus(arguments, command.groups):
+        key, _, value = word.partition("=")
+        if word.startswith(("-", "hydra")):
+            words.append(word)
+        elif (key in command.groups and "{" not in value) or key.endswith(_PATHS):
+            checked = [_checked(f"{key}={one}", known, command) for one in value.split(",")]
+            words.append(f"{key}=" + ",".join(one.partition("=")[2] for one in checked))
+        else:
+            words.append(_checked(word, known, command))
+    return words
 
 
 def _check_option(group: str, value: str) -> None:

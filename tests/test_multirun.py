@@ -32,9 +32,7 @@ def multirun(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def losses(study: Path) -> dict[Path, float]:
     return {
-        run: json.loads((run / "stages.json").read_text())["train"]["loss"]
-        for run in study.iterdir()
-        if run.is_dir()
+        path.parent: json.loads(path.read_text())["train"]["loss"] for path in study.glob("*/stages.json")
     }
 
 
@@ -78,6 +76,6 @@ def test_a_search_minimises_the_loss_that_grow_gives_back(text_file: Path, tmp_p
     results = yaml.safe_load(path.read_text())
     assert results["best_value"] == pytest.approx(found[best], rel=1e-12)
     rate = yaml.safe_load((best / "config.yaml").read_text())["train"]["lr"]
-    assert float(results["best_evaluated_params"]["train.lr"]) == pytest.approx(rate, rel=1e-9)
+    assert float(results["best_params"]["train.lr"]) == pytest.approx(rate, rel=1e-9)
     rates = {yaml.safe_load((run / "config.yaml").read_text())["train"]["lr"] for run in found}
     assert len(rates) == 3 and all(1e-4 <= rate <= 1e-2 for rate in rates)
