@@ -17,10 +17,18 @@ from ligo.config import (
     conf_dir,
     multirun_words,
     options,
+    readable,
     register_schemas,
 )
 from ligo.core import distributed
-from ligo.core.errors import EXIT_INTERRUPTED, EXIT_PREEMPTED, ConfigError, Interrupted, LigoError
+from ligo.core.errors import (
+    EXIT_INTERRUPTED,
+    EXIT_PREEMPTED,
+    ConfigError,
+    Interrupted,
+    LigoError,
+    check_installed,
+)
 from ligo.core.launcher import end_with_launcher
 from ligo.core.libraries import share_cores
 
@@ -84,6 +92,8 @@ def _multirun(task: Task, arguments: list[str], command: Options) -> None:
     import hydra
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.hydra_config import HydraConfig
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
 
     def job(_: object) -> float | None:
         overrides = list(HydraConfig.get().overrides.task)
@@ -103,9 +113,14 @@ def _multirun(task: Task, arguments: list[str], command: Options) -> None:
                 f"{argument} is one folder, and each job of -m is a run of its own.\n"
                 "  Try: run.study=NAME, for runs/NAME/ with a folder for each"
             )
+        if argument in ("hydra/sweeper=optuna", "hydra/sweeper=learning_rate"):
+            check_installed("optuna", extra="search", why=argument)
     sys.argv[1:] = words
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-    hydra.main(config_path=str(conf_dir()), config_name=command.root, version_base="1.3")(job)()
+    try:
+        hydra.main(config_path=str(conf_dir()), config_name=command.root, version_base="1.3")(job)()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(readable(error, command)) from error
 
 
 def help_text(description: str, examples: tuple[str, ...], command: Options) -> str:

@@ -308,7 +308,7 @@ def compose_options(arguments: list[str], command: Options) -> tuple[Any, str]:
             composed = hydra_compose(command.root, overrides)
             config = OmegaConf.to_object(composed)
         except (HydraException, OmegaConfBaseException) as error:
-            raise ConfigError(_readable(error, command)) from error
+            raise ConfigError(readable(error, command)) from error
     command.check(config)
     return config, OmegaConf.to_yaml(composed, resolve=True)
 
@@ -332,7 +332,7 @@ def compose_from_file(path: Path, command: Options) -> tuple[Any, str]:
         ) from error
     except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
         raise ConfigError(
-            f"{path} holds no config: {_readable(error, command)}.\n  Try: --config RUN/config.yaml"
+            f"{path} holds no config: {readable(error, command)}.\n  Try: --config RUN/config.yaml"
         ) from error
     command.check(config)
     return config, text
@@ -627,7 +627,7 @@ def _flat_keys(tree: Any, prefix: str = "") -> list[str]:
     return keys
 
 
-def _readable(error: Exception, command: Options) -> str:
+def readable(error: Exception, command: Options) -> str:
     """The telling lines of a Hydra or OmegaConf error."""
     cause = error.__cause__ if error.__cause__ is not None else error
     lines = [line.strip() for line in f"{error}\n{cause}".splitlines() if line.strip()]

@@ -54,6 +54,17 @@ def test_one_folder_for_several_jobs_is_refused_before_any_begins(tmp_path: Path
     assert not (tmp_path / "one").exists()
 
 
+def test_words_are_checked_as_those_of_one_run(tmp_path: Path) -> None:
+    for word, why in (
+        ("sed=1,2", "there is no option 'sed'"),
+        ("operator=exact,stak", "operator=stak is not known"),
+        ("seed=one,two", "could not be converted to Integer"),
+    ):
+        done = multirun(tmp_path, *_TINY[:-2], "stages=[write]", "data.path=nowhere.txt", word)
+        assert done.returncode == 2, done.stderr
+        assert why in done.stderr and "Traceback" not in done.stderr
+
+
 def test_an_error_of_a_job_is_told_as_any_other(tmp_path: Path) -> None:
     done = multirun(tmp_path, *_TINY, "data.path=nowhere.txt", "seed=1,2")
     assert done.returncode == 3
