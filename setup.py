@@ -8,11 +8,15 @@ HERE = Path(__file__).parent
 
 extras = {
     "deepspeed": ["deepspeed>=0.19.3,<0.20"],
-    "wandb": ["wandb>=0.25,<0.40"],
+    "wandb": ["wandb>=0.31,<0.40"],
+    "wandb-report": ["wandb>=0.31,<0.40", "wandb-workspaces>=0.4.13,<0.5"],
     "peft": ["peft>=0.19,<0.30", "bitsandbytes>=0.49,<0.60"],
     "nf4": ["bitsandbytes>=0.49,<0.60"],
     "slurm": ["submitit>=1.5,<2"],
     "eval": ["lm-eval[hf]>=0.4.12,<0.5"],
+    "energy": ["codecarbon>=3.3,<4"],
+    # 1.3 is the release for hydra 1.3, and holds optuna at 2.10; the next goes with hydra 1.4
+    "search": ["hydra-optuna-sweeper>=1.3,<1.4"],
     "data": ["pyarrow>=18", "datasets>=4,<6"],
     "gguf": ["gguf>=0.17,<1"],
     "images": ["scikit-learn>=1.5,<2", "pillow>=11"],
@@ -29,6 +33,9 @@ extras["dev"] = [
     *extras["nf4"],
     *extras["data"],
     *extras["instruct"],
+    *extras["energy"],
+    *extras["search"],
+    *extras["wandb-report"],
     *extras["peft"],
     *extras["docs"],
     *extras["eval"],
@@ -56,7 +63,7 @@ setup(
     package_dir={"ligo.conf": "conf"},
     package_data={
         "ligo": ["py.typed", "zoo/*/*", "instruction/seeds.jsonl"],
-        "ligo.conf": ["*.yaml", "*/*.yaml"],
+        "ligo.conf": ["*.yaml", "*/*.yaml", "*/*/*.yaml"],
     },
     install_requires=[
         # never an open range: a newer torch would pull several GB

@@ -12,16 +12,15 @@ from typing import Any
 from ligo.config import (
     GROW,
     Options,
-    check_choices,
     compose_from_file,
     compose_options,
     conf_dir,
-    register_schemas,
-    strip_plus,
+    multirun_words,
+    readable,
 )
 from ligo.core import distributed
 from ligo.core.ending import ending
-from ligo.core.errors import EXIT_PREEMPTED, ConfigError, Interrupted
+from ligo.core.errors import EXIT_PREEMPTED, ConfigError, Interrupted, check_installed
 from ligo.core.launcher import end_with_launcher
 from ligo.core.libraries import share_cores
 from ligo.core.log import warn
@@ -103,6 +102,8 @@ def _multirun(task: Task, arguments: list[str], command: Options) -> None:
     import hydra
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.hydra_config import HydraConfig
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
 
     def job(_: object) -> float | None:
         overrides = list(HydraConfig.get().overrides.task)
@@ -115,10 +116,18 @@ def _multirun(task: Task, arguments: list[str], command: Options) -> None:
             GlobalHydra.instance().hydra = outer
         return task(*config)
 
+    words = multirun_words(arguments, command)
     for argument in arguments:
-        if not argument.startswith("-") and not argument.startswith("hydra"):
-            check_choices(argument, command.groups)
-    register_schemas(command)
-    sys.argv[1:] = strip_plus(arguments, command.groups)
+        if argument.startswith("run.dir=") and "," not in argument:
+            raise ConfigError(
+                f"{argument} is one folder, and each job of -m is a run of its own.\n"
+                "  Try: run.study=NAME, for runs/NAME/ with a folder for each"
+            )
+        if argument in ("hydra/sweeper=optuna", "hydra/sweeper=learning_rate"):
+            check_installed("optuna", extra="search", why=argument)
+    sys.argv[1:] = words
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-    hydra.main(config_path=str(conf_dir()), config_name=command.root, version_base="1.3")(job)()
+    try:
+        hydra.main(config_path=str(conf_dir()), config_name=command.root, version_base="1.3")(job)()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(readable(error, command)) from error

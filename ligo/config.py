@@ -322,7 +322,7 @@ def compose_options(arguments: list[str], command: Options) -> tuple[Any, str]:
             composed = hydra_compose(command.root, overrides)
             config = OmegaConf.to_object(composed)
         except (HydraException, OmegaConfBaseException, ValueError, OverflowError) as error:
-            raise ConfigError(_readable(error, command)) from error
+            raise ConfigError(readable(error, command)) from error
     command.check(config)
     return config, OmegaConf.to_yaml(composed, resolve=True)
 
@@ -349,7 +349,7 @@ def compose_from_file(path: Path, command: Options) -> tuple[Any, str]:
         ) from error
     except (OmegaConfBaseException, yaml.YAMLError, KeyError, ValueError, OverflowError) as error:
         raise ConfigError(
-            f"{path} holds no config: {_readable(error, command)}.\n  Try: --config RUN/config.yaml"
+            f"{path} holds no config: {readable(error, command)}.\n  Try: --config RUN/config.yaml"
         ) from error
     command.check(config)
     return config, text
@@ -573,15 +573,30 @@ def wanted_dims(target: TargetConfig) -> dict[str, int | None]:
     }
 
 
-def check_choices(argument: str, groups: Collection[str] = GROUPS) -> None:
-    """Check every value of a comma list against the options of its group, for sweeps.
+def multirun_words(arguments: list[str], command: Options) -> list[str]:
+    """The command line of a multirun as Hydra wants it, each word checked as in one run; lists of values stay lists.
 
     Raises:
-        ConfigError: an unknown option, with the nearest name.
+        ConfigError: an unknown key or option, with the nearest name.
     """
-    key, _, values = strip_plus([argument], groups)[0].partition("=")
-    for value in values.split(",") if key in groups else ():
-        _check_option(key, value)
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from omegaconf import OmegaConf
+
+    register_schemas(command)
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        known = _flat_keys(OmegaConf.to_container(hydra_compose(command.root)))
+    words = []
+    for word in strip_plus(arguments, command.groups):
+        key, _, value = word.partition("=")
+        if word.startswith(("-", "hydra")):
+            words.append(word)
+        elif (key in command.groups and "{" not in value) or key.endswith(_PATHS):
+            checked = [_checked(f"{key}={one}", known, command) for one in value.split(",")]
+            words.append(f"{key}=" + ",".join(one.partition("=")[2] for one in checked))
+        else:
+            words.append(_checked(word, known, command))
+    return words
 
 
 def _check_option(group: str, value: str) -> None:
@@ -638,7 +653,7 @@ def _flat_keys(tree: Any, prefix: str = "") -> list[str]:
     return keys
 
 
-def _readable(error: Exception, command: Options) -> str:
+def readable(error: Exception, command: Options) -> str:
     """The telling lines of a Hydra or OmegaConf error; of one about an unknown key, the nearest there is."""
     if unknown := unknown_key(error):
         return unknown

@@ -113,8 +113,11 @@ def main() -> None:
         else:
             trackers = [sync(arguments.run, arguments.mode)]
     offline = [str(folder) for tracker in trackers if tracker.mode == "offline" for folder in tracker.folders]
-    if offline:
-        say(f"to send it, in this order: wandb sync {shlex.join(offline)}")
+    if offline:  # one after another: what a job takes is to be known as the output of the one that made it
+        say(
+            "to send it, in this order: "
+            + " && ".join(f"wandb sync {shlex.quote(folder)}" for folder in offline)
+        )
 
 
 if __name__ == "__main__":

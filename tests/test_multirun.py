@@ -32,9 +32,7 @@ def multirun(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def losses(study: Path) -> dict[Path, float]:
     return {
-        run: json.loads((run / "stages.json").read_text())["train"]["loss"]
-        for run in study.iterdir()
-        if run.is_dir()
+        path.parent: json.loads(path.read_text())["train"]["loss"] for path in study.glob("*/stages.json")
     }
 
 
@@ -54,6 +52,17 @@ def test_one_folder_for_several_jobs_is_refused_before_any_begins(tmp_path: Path
     assert done.returncode == 2
     assert "run.dir" in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "one").exists()
+
+
+def test_words_are_checked_as_those_of_one_run(tmp_path: Path) -> None:
+    for word, why in (
+        ("sed=1,2", "there is no option 'sed'"),
+        ("operator=exact,stak", "operator=stak is not known"),
+        ("seed=one,two", "could not be converted to Integer"),
+    ):
+        done = multirun(tmp_path, *_TINY[:-2], "stages=[write]", "data.path=nowhere.txt", word)
+        assert done.returncode == 2, done.stderr
+        assert why in done.stderr and "Traceback" not in done.stderr
 
 
 def test_an_error_of_a_job_is_told_as_any_other(tmp_path: Path) -> None:
@@ -78,6 +87,6 @@ def test_a_search_minimises_the_loss_that_grow_gives_back(text_file: Path, tmp_p
     results = yaml.safe_load(path.read_text())
     assert results["best_value"] == pytest.approx(found[best], rel=1e-12)
     rate = yaml.safe_load((best / "config.yaml").read_text())["train"]["lr"]
-    assert float(results["best_evaluated_params"]["train.lr"]) == pytest.approx(rate, rel=1e-9)
+    assert float(results["best_params"]["train.lr"]) == pytest.approx(rate, rel=1e-9)
     rates = {yaml.safe_load((run / "config.yaml").read_text())["train"]["lr"] for run in found}
     assert len(rates) == 3 and all(1e-4 <= rate <= 1e-2 for rate in rates)

@@ -13,6 +13,9 @@ from ligo.accounting.published import PublishedCounter, published_saving
 BASE = PublishedCounter(hidden_size=768, num_layers=12, ffn_size=3072, num_heads=12)
 SMALL = PublishedCounter(hidden_size=512, num_layers=6, ffn_size=2048, num_heads=8)
 BATCH, PASSES = 256, 4  # sequences; GPUs, each of which makes the weights once a step
+FIRST_ROW = 0.4472
+"""Saved by 100 steps of learning and 215 thousand more: printed as 44.7 %. It tells how long scratch was, up to rounding;
+from 44.705 to 44.75 all other rows come out as printed."""
 
 
 def operator_flops(steps: int, builds: int) -> float:
@@ -20,8 +23,8 @@ def operator_flops(steps: int, builds: int) -> float:
 
 
 def saving(operator_steps: int, main_steps: int, builds: int = BATCH) -> float:
-    """With the scratch run as long as its first row says: 44.7 % saved by 100 steps of learning and 215 thousand more."""
-    scratch = (215_000 * BASE.step(BATCH) + operator_flops(100, BATCH)) / (1 - 0.447)
+    """With the scratch run as long as its first row says."""
+    scratch = (215_000 * BASE.step(BATCH) + operator_flops(100, BATCH)) / (1 - FIRST_ROW)
     return published_saving(main_steps, BASE.step(BATCH), operator_flops(operator_steps, builds), scratch)
 
 
@@ -39,7 +42,7 @@ def test_the_operator_costs_what_table_3_says(steps: int, flops: float) -> None:
     ("steps", "main_steps", "percent"), [(500, 215_000, 44.5), (1000, 215_000, 44.2), (10_000, 214_000, 38.9)]
 )
 def test_savings_of_table_3_row_by_row(steps: int, main_steps: int, percent: float) -> None:
-    assert 100 * saving(steps, main_steps) == pytest.approx(percent, abs=0.06)  # printed to one decimal
+    assert round(100 * saving(steps, main_steps), 1) == percent
 
 
 @pytest.mark.parametrize(("steps", "main_steps", "percent"), [(1000, 215_000, 44.5), (10_000, 214_000, 42.4)])

@@ -21,6 +21,7 @@ from ligo.tracking.wandb import job_of
 from tests.conftest import REPO
 from tests.test_commands import BUDGET, SMALL, TARGET, run, text_file
 from tests.tracking.wandb_file import Recorded, recorded, recorded_runs
+from tests.tracking.wandb_server import running
 
 __all__ = ["text_file"]  # a fixture
 
@@ -212,3 +213,32 @@ def test_without_a_login_or_a_network_it_stays_offline(key: str | None, tmp_path
     assert "to send it, in this order: wandb sync" in done.stdout
     assert done.returncode == 0
     assert recorded_runs(tmp_path)["train"].history == [{"step": 1, "tokens": 10}]
+
+
+def test_what_was_tracked_offline_is_sent_as_a_chain(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text(json.dumps({"inputs": {"small": "a" * 64}}))
+    started = tracker(tmp_path)
+    started.log({"arm": "learn", "step": 1, "tokens": 10})
+    (tmp_path / "operator.safetensors").write_bytes(b"maps")
+    (tmp_path / "grown").mkdir()
+    started.log({"arm": "grown", "step": 1, "tokens": 10})
+    started.finish()
+    folders = [run.folder for run in recorded_runs(tmp_path).values()]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    with running() as server:
+        environment |= {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": "0" * 40}
+        for folder in folders:
+            command = [sys.executable, "-m", "wandb", "sync", str(folder)]
+            subprocess.run(command, env=environment, check=True, capture_output=True, timeout=120)
+    jobs = {
+        v["name"]: v["jobType"] for name, v in server.asked if name == "UpsertBucket" and v.get("jobType")
+    }
+    assert list(jobs.values()) == ["learn", "grow", "train"]
+    sent = server.inputs("CreateArtifact")
+    names = {artifact["digest"]: artifact["artifactCollectionName"] for artifact in sent}
+    small, grown = f"model-{'a' * 12}", f"model-{files_of(tmp_path / 'grown')[:12]}"
+    (operator,) = (name for name in names.values() if name.startswith("operator"))
+    made = {(jobs[a["runName"]], a["artifactCollectionName"]) for a in sent if a["runName"] is not None}
+    assert made == {("learn", operator), ("grow", grown)}
+    used = {(jobs[use["runName"]], names[use["artifactID"]]) for use in server.inputs("UseArtifact")}
+    assert used == {("learn", small), ("grow", small), ("grow", operator), ("train", grown)}

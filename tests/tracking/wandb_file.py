@@ -32,6 +32,7 @@ class Artifact:
 class Recorded:
     """One W&B run."""
 
+    folder: Path = Path()
     id: str = ""
     name: str = ""
     group: str = ""
@@ -65,7 +66,7 @@ def _read(folder: Path) -> Recorded:
     from wandb.proto import wandb_internal_pb2 as messages
 
     (file,) = folder.glob("*.wandb")
-    run = Recorded()
+    run = Recorded(folder)
     for payload in _payloads(file.read_bytes()):
         record = messages.Record()
         record.ParseFromString(payload)
