@@ -77,7 +77,7 @@ def bokeh_script() -> str:
 def loss_chart(runs: Sequence[RunRecord], groups: Sequence[str] | None = None) -> Chart | None:
     """All arms of all runs in one chart; None when no run has a curve.
 
-    One run: a colour per arm. Several runs: a colour per run, a dash pattern per arm.
+    One run: a colour per arm. Several runs: a colour per run, those that were grown first, and a dash pattern per arm.
 
     Args:
         groups: of a study, what each run is a repetition of. A group has one colour and one entry in the legend, and its
@@ -97,8 +97,9 @@ def loss_chart(runs: Sequence[RunRecord], groups: Sequence[str] | None = None) -
     lines: list[Line] = []
     entries: dict[tuple[str, str], Line] = {}
     names = groups or [run.name for run in runs]
-    colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(dict.fromkeys(names))}
-    for run, name in zip(runs, names, strict=True):
+    named = sorted(zip(names, runs, strict=True), key=lambda found: "grown" not in found[1].arms)
+    colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(dict.fromkeys(n for n, _ in named))}
+    for name, run in named:
         for arm in sorted(run.arms.values(), key=lambda arm: _ORDER.get(arm.name, 3)):
             if not len(arm.validation) and not len(arm.training):
                 continue

@@ -96,7 +96,7 @@ def _page_of_runs(runs: Sequence[RunRecord], notes: Sequence[str]) -> str:
         {
             "name": run.name,
             "answer": answer(run.summary),
-            "savings": [row.cells() for row in savings(run.summary)],
+            "savings": [_saving_first(row.cells()) for row in savings(run.summary)],
             "targets": target_rows(run.summary),
             "phases": phase_rows(run.summary),
             "arms": arms_of(run),
@@ -132,7 +132,8 @@ def _page_of_study(study: Study) -> str:
         charts=charts,
         sections=sections,
         study=study,
-        answer=study_answer(study),
+        answer=study_answer(study)[0],
+        basis=study_answer(study)[1],
         rows=study_rows(study),
         targets=study_target_rows(study),
         costs=cost_rows(study),
@@ -159,11 +160,12 @@ def _rendered(template: str, title: str, **values: Any) -> str:
         "count": lambda value: or_absent(finite(value), units.si),
         "wall": lambda value: or_absent(finite(value), units.seconds),
         "loss": loss_text,
+        "unbroken": lambda text: text.replace(" %", "\u00a0%"),
         "general": lambda value: or_absent(finite(value), "{:.3g}".format),
     }
     return environment.get_template(template).render(
         title=title,
-        savings_columns=SAVINGS_COLUMNS,
+        savings_columns=_saving_first(SAVINGS_COLUMNS),
         target_columns=STUDY_TARGET_COLUMNS if "study" in values else TARGET_COLUMNS,
         phase_columns=PHASE_COLUMNS,
         module_columns=MODULE_COLUMNS,
@@ -173,6 +175,11 @@ def _rendered(template: str, title: str, **values: Any) -> str:
         bokeh=bokeh_script() if values["charts"] else "",
         **values,
     )
+
+
+def _saving_first(cells: Sequence[str]) -> list[str]:
+    """What counts stands beside its convention, where a narrow screen shows it."""
+    return [cells[0], cells[-1], *cells[1:-1]]
 
 
 def _notes(run: RunRecord) -> list[str]:

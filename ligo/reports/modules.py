@@ -36,7 +36,7 @@ def module_chart(modules: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     if not shown:
         return None
     from bokeh.embed import json_item
-    from bokeh.models import ColumnDataSource, HoverTool
+    from bokeh.models import ColumnDataSource, CustomJSTickFormatter, HoverTool, LogTicker
     from bokeh.plotting import figure
 
     names = [module["module"] for module in shown]
@@ -77,6 +77,8 @@ def module_chart(modules: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
         )
     )
     plot.add_layout(plot.legend[0], "above")
+    plot.xaxis.ticker = LogTicker(mantissas=[1, 2, 5], desired_num_ticks=8)
+    plot.xaxis.formatter = CustomJSTickFormatter(code="return parseFloat(tick.toPrecision(2)).toString()")
     plain(plot)
     return dict(json_item(plot))
 

@@ -101,7 +101,7 @@ def write_study_figures(study: Study, folder: Path) -> list[Path]:
             arm.trains != "grown",
             tuple(_from_start_of_growth(members[run].record, arm.trains) for run in arm.runs),
         )
-        for number, arm in enumerate(study.arms)
+        for number, arm in enumerate(sorted(study.arms, key=lambda arm: arm.trains != "grown"))
         if all(members[run].points(arm.trains) for run in arm.runs)
     ]
     bars = [_bar_of_arm(arm) for arm in study.arms if arm.trains == "grown" and arm.reached is not None]

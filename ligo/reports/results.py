@@ -40,7 +40,7 @@ def study_results(study: Study) -> dict[str, Any]:
         "of": "study",
         "name": study.name,
         "question": study.question,
-        "answer": study_answer(study),
+        "answer": " ".join(study_answer(study)).strip(),
         "interval": _INTERVAL,
         "arms": arms,
         "runs": [_member(member) for member in study.members],

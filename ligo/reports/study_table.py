@@ -19,11 +19,11 @@ from ligo.reports.words import NOT_MEASURED, NOT_REACHED, or_absent
 STUDY_COLUMNS = (
     "arm",
     "trained",
-    "seeds",
-    "final loss",
-    "reached V*",
     "saved, small sunk",
     "saved, small charged",
+    "reached V*",
+    "final loss",
+    "seeds",
 )
 STUDY_TARGET_COLUMNS = ("arm", "to the loss of scratch", "convention", "saved FLOPs", "tokens", "wall time")
 COST_COLUMNS = (
@@ -45,26 +45,28 @@ EXPLANATION = (
 _CONVENTIONS = ("small model sunk", "small model charged")
 
 
-def study_answer(study: Study) -> str:
-    """The finding in one sentence: what the grown arm that saved most saved, or why there is nothing to say."""
+def study_answer(study: Study) -> tuple[str, str]:
+    """The finding in one sentence, of the grown arm that saved most, or why there is none; and what it rests on."""
     grown = [arm for arm in study.arms if arm.trains == "grown"]
     compared = [arm for arm in grown if arm.reached is not None]
     if not compared:
-        return "Whether growing saves compute was not measured: it takes grown runs and a scratch run of each one's seed."
+        missing = "Whether growing saves compute was not measured"
+        return f"{missing}: it takes grown runs and a scratch run of each one's seed.", ""
     found = [(arm, *_savings_to_end(arm)) for arm in compared]
     known = [(arm, sunk, charged) for arm, sunk, charged in found if sunk is not None or charged is not None]
     if not known:
-        return (
-            "No saving: no grown arm reached the final loss of the scratch run at every seed (not reached)."
-        )
+        return "No saving: no grown arm reached the final loss of the scratch run at every seed.", ""
     arm, sunk, charged = max(known, key=lambda row: _mean(row[2] or row[1]))
     sentence = claim(
         f"Growing by “{arm.name}”", None if sunk is None else sunk.mean, charged and charged.mean
     )
-    seeds = len(arm.seeds)
-    over = f"Mean over {seeds} seeds" if seeds > 1 else "One seed"
+    best = charged or sunk
+    over = f"Mean over {len(arm.seeds)} seeds" if len(arm.seeds) > 1 else "One seed, no interval"
+    if best is not None and best.interval is not None:
+        low, high = (units.percent(end) for end in best.interval)
+        over += f" ({CONFIDENCE:.0%} interval of the first figure: {low} to {high})"
     most = f", the most that one of {len(grown)} grown arms saved" if len(grown) > 1 else ""
-    return f"{sentence} {over}{most}."
+    return sentence, f"{over}{most}."
 
 
 def study_rows(study: Study) -> list[list[str]]:
@@ -74,14 +76,14 @@ def study_rows(study: Study) -> list[list[str]]:
         [
             arm.name,
             ARM_LABELS.get(arm.trains, arm.trains),
-            str(len(arm.seeds)),
-            _stated(arm.final_loss, "{:.4f}".format),
-            "" if arm.trains != "grown" else _reached(arm),
             *(_saving(arm, convention) for convention in _CONVENTIONS),
+            "" if arm.trains != "grown" else _reached(arm),
+            _stated(arm.final_loss, "{:.4f}".format),
+            str(len(arm.seeds)),
         ]
         for arm in ordered
     ]
-    return [*rows, *([name, "", "0", *[NOT_MEASURED] * 4] for name in study.unfinished)]
+    return [*rows, *([name, "", *[NOT_MEASURED] * 4, "0"] for name in study.unfinished)]
 
 
 def study_target_rows(study: Study) -> list[list[str]]:
@@ -135,7 +137,11 @@ def study_not_measured(study: Study) -> list[str]:
 
 def study_markdown(study: Study) -> str:
     """The finding, the table, what it means, and what was not measured."""
-    parts = [study_answer(study), markdown_table(STUDY_COLUMNS, study_rows(study)), EXPLANATION]
+    parts = [
+        " ".join(study_answer(study)).strip(),
+        markdown_table(STUDY_COLUMNS, study_rows(study)),
+        EXPLANATION,
+    ]
     for title, items in (("Not measured:", study_not_measured(study)), ("Notes:", study.notes)):
         parts += [title, "\n".join(f"- {item}" for item in items)] if items else []
     return "\n\n".join(parts) + "\n"

@@ -57,8 +57,8 @@ def test_one_seed_that_does_not_reach_leaves_no_mean(study: Path) -> None:
     assert late.savings[1.0, "small model sunk", "flops"] is None
     assert late.savings[0.5, "small model sunk", "flops"] is not None  # 4.0, at half of the way
     row = next(row for row in study_rows(load_study(study)) if row[0] == "late")
-    assert row[4:] == ["1 of 2", "not reached", "not reached"]
-    assert row[3] == "3.2000 ± 0.2828"  # two seeds: no interval
+    assert row[2:5] == ["not reached", "not reached", "1 of 2"]
+    assert row[5] == "3.2000 ± 0.2828"  # two seeds: no interval
 
 
 def test_a_seed_without_its_scratch_run_is_said_and_not_averaged_over(study: Path) -> None:
@@ -160,13 +160,13 @@ def test_the_command_leaves_page_numbers_and_table(
 
 def test_the_table_for_papers(study: Path) -> None:
     lines = study_markdown(load_study(study)).split("\n")
-    assert lines[0] == study_answer(load_study(study))
+    assert lines[0] == " ".join(study_answer(load_study(study)))
     lines = lines[2:]
-    assert lines[0].startswith("| arm | trained | seeds | final loss |")
+    assert lines[0].startswith("| arm | trained | saved, small sunk | saved, small charged |")
     assert lines[2].startswith(
-        "| ligo | grown | 3 | 2.9667 ± 0.0577 [2.9000, 3.0000] | 3 of 3 | 37.5 % ± 25.0 % [12.5 %, 62.5 %] |"
+        "| ligo | grown | 37.5 % ± 25.0 % [12.5 %, 62.5 %] | 12.5 % ± 25.0 % [-12.5 %, 37.5 %] | 3 of 3 |"
     )
-    assert lines[3] == "| scratch | from scratch | 3 | 3.0000 ± 0.0000 [3.0000, 3.0000] |  |  |  |"
+    assert lines[3] == "| scratch | from scratch |  |  |  | 3.0000 ± 0.0000 [3.0000, 3.0000] | 3 |"
 
 
 def test_two_runs_of_one_name_are_refused(make_run: RunMaker, tmp_path: Path) -> None:
@@ -189,23 +189,23 @@ def test_a_study_that_cannot_be_compared_ends_with_the_code_for_data(
 
 
 def test_the_answer_names_the_arm_that_saved_most_and_says_of_how_many(study: Path) -> None:
-    assert study_answer(load_study(study)) == (
+    sentence, basis = study_answer(load_study(study))
+    assert sentence == (
         "Growing by “ligo” saved 12.5 % of the compute of training from scratch (small model charged); "
-        "37.5 % when the small model is already there. Mean over 3 seeds."
+        "37.5 % when the small model is already there."
     )
+    assert basis == "Mean over 3 seeds (95% interval of the first figure: -12.5 % to 37.5 %)."
     for seed in GROWN:
         add_run(study, "worse", seed, (4.0, 3.5, 3.2, 3.0))
-    assert study_answer(load_study(study)).endswith(
-        "Mean over 3 seeds, the most that one of 2 grown arms saved."
-    )
+    assert study_answer(load_study(study))[1].endswith(", the most that one of 2 grown arms saved.")
 
 
 def test_an_answer_that_is_none_says_why(tmp_path: Path) -> None:
     folder = tmp_path / "sizes"
     add_run(folder, "ligo", 0, (4.0, 3.2))
-    assert study_answer(load_study(folder)).startswith("Whether growing saves compute was not measured")
+    assert study_answer(load_study(folder))[0].startswith("Whether growing saves compute was not measured")
     add_run(folder, "scratch", 0, SCRATCH, trains="scratch")
-    assert study_answer(load_study(folder)).startswith("No saving: no grown arm reached")
+    assert study_answer(load_study(folder))[0].startswith("No saving: no grown arm reached")
 
 
 def test_what_a_study_did_not_measure(study: Path) -> None:
@@ -218,7 +218,7 @@ def test_what_a_study_did_not_measure(study: Path) -> None:
     assert any(item.startswith("intervals of few, longer: they take 3 seeds") for item in missing)
     assert any(item.startswith("whether each arm has its best peak rate") for item in missing)
     assert not any("trained on at equal total FLOPs" in item for item in missing)
-    assert study_rows(found)[-1] == ["gone", "", "0", *["not measured"] * 4]
+    assert study_rows(found)[-1] == ["gone", "", *["not measured"] * 4, "0"]
 
 
 def test_a_run_that_failed_says_what_it_said(study: Path) -> None:
