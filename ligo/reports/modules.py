@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -36,7 +37,7 @@ def module_chart(modules: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     if not shown:
         return None
     from bokeh.embed import json_item
-    from bokeh.models import ColumnDataSource, CustomJSTickFormatter, HoverTool, LogTicker
+    from bokeh.models import ColumnDataSource, CustomJSTickFormatter, FixedTicker, HoverTool
     from bokeh.plotting import figure
 
     names = [module["module"] for module in shown]
@@ -77,10 +78,20 @@ def module_chart(modules: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
         )
     )
     plot.add_layout(plot.legend[0], "above")
-    plot.xaxis.ticker = LogTicker(mantissas=[1, 2, 5], desired_num_ticks=8)
-    plot.xaxis.formatter = CustomJSTickFormatter(code="return parseFloat(tick.toPrecision(2)).toString()")
+    plot.xaxis.ticker = FixedTicker(ticks=_ticks([*before, *after]))
+    plot.xaxis.formatter = CustomJSTickFormatter(code="return tick.toPrecision(1)")
     plain(plot)
     return dict(json_item(plot))
+
+
+def _ticks(values: Sequence[float]) -> list[float]:
+    """1, 2 and 5 times powers of ten in the range of these values; powers alone where that is many."""
+    low, high = (
+        math.log10(bound)
+        for bound in (min(filter(math.isfinite, values)), max(filter(math.isfinite, values)))
+    )
+    mantissas = (1, 2, 5) if high - low < 2.5 else (1,)
+    return [m * 10.0**power for power in range(math.floor(low), math.ceil(high) + 1) for m in mantissas]
 
 
 def _number(value: float) -> str:

@@ -37,8 +37,9 @@ COST_COLUMNS = (
     "energy",
     "CO2",
 )
+_CONFIDENCE = f"{100 * CONFIDENCE:.0f} %"
 EXPLANATION = (
-    f"Mean ± sample standard deviation over seeds [percentile bootstrap interval of the mean, {CONFIDENCE:.0%}, narrow for few "
+    f"Mean ± sample standard deviation over seeds [percentile bootstrap interval of the mean, {_CONFIDENCE}, narrow for few "
     f"seeds; none below {FEWEST_FOR_INTERVAL} seeds]. Savings are of FLOPs, to the final loss V* of the scratch run of the same "
     "seed; an arm of which a seed did not reach it has no mean."
 )
@@ -64,7 +65,8 @@ def study_answer(study: Study) -> tuple[str, str]:
     over = f"Mean over {len(arm.seeds)} seeds" if len(arm.seeds) > 1 else "One seed, no interval"
     if best is not None and best.interval is not None:
         low, high = (units.percent(end) for end in best.interval)
-        over += f" ({CONFIDENCE:.0%} interval of the first figure: {low} to {high})"
+        convention = "sunk" if charged is None else "charged"
+        over += f", {_CONFIDENCE} interval {low} to {high} (small model {convention})"
     most = f", the most that one of {len(grown)} grown arms saved" if len(grown) > 1 else ""
     return sentence, f"{over}{most}."
 

@@ -194,7 +194,7 @@ def test_the_answer_names_the_arm_that_saved_most_and_says_of_how_many(study: Pa
         "Growing by “ligo” saved 12.5 % of the compute of training from scratch (small model charged); "
         "37.5 % when the small model is already there."
     )
-    assert basis == "Mean over 3 seeds (95% interval of the first figure: -12.5 % to 37.5 %)."
+    assert basis == "Mean over 3 seeds, 95 % interval -12.5 % to 37.5 % (small model charged)."
     for seed in GROWN:
         add_run(study, "worse", seed, (4.0, 3.5, 3.2, 3.0))
     assert study_answer(load_study(study))[1].endswith(", the most that one of 2 grown arms saved.")
