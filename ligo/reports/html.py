@@ -20,7 +20,7 @@ from ligo.reports.modules import MODULE_COLUMNS
 from ligo.reports.paper import write_run_figures, write_study_figures
 from ligo.reports.results import run_results, study_results
 from ligo.reports.run_table import arms_of, runs_markdown
-from ligo.reports.savings import SAVINGS_COLUMNS, answer, savings
+from ligo.reports.savings import SAVINGS_COLUMNS, answer, controls, savings
 from ligo.reports.study import Study, load_study
 from ligo.reports.study_table import (
     COST_COLUMNS,
@@ -35,7 +35,7 @@ from ligo.reports.study_table import (
     study_rows,
     study_target_rows,
 )
-from ligo.reports.words import finite, loss_text, or_absent
+from ligo.reports.words import NOT_MEASURED, finite, loss_text, or_absent
 
 
 def write_report(folders: Sequence[Path], out: Path, *, figures: bool = False) -> list[Path]:
@@ -96,9 +96,10 @@ def _page_of_runs(runs: Sequence[RunRecord], notes: Sequence[str]) -> str:
         {
             "name": run.name,
             "answer": answer(run.summary),
+            "controls": controls(run.summary),
             "savings": [_saving_first(row.cells()) for row in savings(run.summary)],
             "targets": target_rows(run.summary),
-            "phases": phase_rows(run.summary),
+            "phases": _footprint_where_known([PHASE_COLUMNS, *phase_rows(run.summary)]),
             "arms": arms_of(run),
             "not_measured": run.summary.get("not_measured") or (),
             "notes": _notes(run),
@@ -136,7 +137,7 @@ def _page_of_study(study: Study) -> str:
         basis=study_answer(study)[1],
         rows=study_rows(study),
         targets=study_target_rows(study),
-        costs=cost_rows(study),
+        costs=_footprint_where_known([COST_COLUMNS, *cost_rows(study)]),
         assumption=energy_assumption(study),
         not_measured=study_not_measured(study),
     )
@@ -167,10 +168,8 @@ def _rendered(template: str, title: str, **values: Any) -> str:
         title=title,
         savings_columns=_saving_first(SAVINGS_COLUMNS),
         target_columns=STUDY_TARGET_COLUMNS if "study" in values else TARGET_COLUMNS,
-        phase_columns=PHASE_COLUMNS,
         module_columns=MODULE_COLUMNS,
         study_columns=STUDY_COLUMNS,
-        cost_columns=COST_COLUMNS,
         explanation=EXPLANATION,
         bokeh=bokeh_script() if values["charts"] else "",
         **values,
@@ -180,6 +179,12 @@ def _rendered(template: str, title: str, **values: Any) -> str:
 def _saving_first(cells: Sequence[str]) -> list[str]:
     """What counts stands beside its convention, where a narrow screen shows it."""
     return [cells[0], cells[-1], *cells[1:-1]]
+
+
+def _footprint_where_known(rows: Sequence[Sequence[str]]) -> list[Sequence[str]]:
+    """A table of costs, its head first, without energy and CO2 where none is known: the page says why."""
+    known = any(cell not in ("", NOT_MEASURED) for row in rows[1:] for cell in row[-2:])
+    return [row if known else row[:-2] for row in rows]
 
 
 def _notes(run: RunRecord) -> list[str]:

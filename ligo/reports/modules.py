@@ -86,10 +86,8 @@ def module_chart(modules: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
 
 def _ticks(values: Sequence[float]) -> list[float]:
     """1, 2 and 5 times powers of ten in the range of these values; powers alone where that is many."""
-    low, high = (
-        math.log10(bound)
-        for bound in (min(filter(math.isfinite, values)), max(filter(math.isfinite, values)))
-    )
+    known = [value for value in values if math.isfinite(value)]
+    low, high = math.log10(min(known)), math.log10(max(known))
     mantissas = (1, 2, 5) if high - low < 2.5 else (1,)
     return [m * 10.0**power for power in range(math.floor(low), math.ceil(high) + 1) for m in mantissas]
 

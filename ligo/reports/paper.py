@@ -17,7 +17,7 @@ from ligo.accounting.statistics import Estimate, estimate
 from ligo.core import units
 from ligo.core.errors import disk_full, require
 from ligo.reports.collect import RunRecord
-from ligo.reports.figures import spent_before
+from ligo.reports.figures import spent_before, target_loss
 from ligo.reports.savings import savings
 from ligo.reports.study import ArmOfStudy, Study
 from ligo.reports.style import ARM_COLOURS, COLOURS
@@ -34,6 +34,7 @@ _STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
+    "axes.axisbelow": True,
     "grid.alpha": 0.25,
     "legend.frameon": False,
     "savefig.bbox": "tight",
@@ -85,7 +86,12 @@ def write_run_figures(runs: Sequence[RunRecord], folder: Path) -> list[Path]:
         for name, arm in run.arms.items()
         if name in TRAINED.values() and len(arm.validation)
     ]
-    return _write(curves, [bar for run in runs for bar in _bars_of_run(run)], folder)
+    return _write(
+        curves,
+        [bar for run in runs for bar in _bars_of_run(run)],
+        target_loss(runs[0]) if one else None,
+        folder,
+    )
 
 
 def write_study_figures(study: Study, folder: Path) -> list[Path]:
@@ -105,7 +111,7 @@ def write_study_figures(study: Study, folder: Path) -> list[Path]:
         if all(members[run].points(arm.trains) for run in arm.runs)
     ]
     bars = [_bar_of_arm(arm) for arm in study.arms if arm.trains == "grown" and arm.reached is not None]
-    return _write(curves, bars, folder)
+    return _write(curves, bars, None, folder)
 
 
 def _from_start_of_growth(run: RunRecord, name: str) -> dict[str, np.ndarray]:
@@ -134,7 +140,7 @@ def _bar_of_arm(arm: ArmOfStudy) -> Bar:
 # --- drawing ----------------------------------------------------------------------------------------------
 
 
-def _write(curves: Sequence[Series], bars: Sequence[Bar], folder: Path) -> list[Path]:
+def _write(curves: Sequence[Series], bars: Sequence[Bar], target: float | None, folder: Path) -> list[Path]:
     matplotlib = require("matplotlib", extra="figures", why="drawing figures for papers")
     require("matplotlib.figure", extra="figures", why="drawing figures for papers")
     written: list[Path] = []
@@ -142,7 +148,9 @@ def _write(curves: Sequence[Series], bars: Sequence[Bar], folder: Path) -> list[
         folder.mkdir(parents=True, exist_ok=True)
         with matplotlib.rc_context(_STYLE):
             for axis in _AXES if curves else ():
-                written += _saved(_losses(matplotlib.figure.Figure, curves, axis), folder / f"loss_{axis}")
+                written += _saved(
+                    _losses(matplotlib.figure.Figure, curves, axis, target), folder / f"loss_{axis}"
+                )
             if bars:
                 written += _saved(_savings(matplotlib.figure.Figure, bars), folder / "savings")
     except OSError as error:
@@ -157,7 +165,7 @@ def _saved(figure: Any, path: Path) -> list[Path]:
     return files
 
 
-def _losses(figure_class: Any, curves: Sequence[Series], axis: str) -> Any:
+def _losses(figure_class: Any, curves: Sequence[Series], axis: str, target: float | None) -> Any:
     figure = figure_class(figsize=(4.6, 3.0))
     axes = figure.add_subplot()
     for series in curves:
@@ -165,6 +173,8 @@ def _losses(figure_class: Any, curves: Sequence[Series], axis: str) -> Any:
         axes.plot(x, mean, color=series.colour, lw=1.4, ls="--" if series.dashed else "-", label=series.label)
         if len(series.curves) > 1:
             axes.fill_between(x, low, high, color=series.colour, alpha=0.18, lw=0)
+    if target is not None:
+        axes.axhline(target, color="#1c2126", lw=0.8, ls=":", label=f"V* = {target:.4f}")
     axes.set_ylim(*_frame(curves))
     axes.set_xlim(left=0)
     axes.set_xlabel(_AXES[axis])

@@ -8,7 +8,7 @@ from typing import Any
 from ligo.core import units
 from ligo.reports.collect import ARM_LABELS, RunRecord
 from ligo.reports.ledger import TARGET_COLUMNS, target_rows
-from ligo.reports.savings import SAVINGS_COLUMNS, answer, savings
+from ligo.reports.savings import SAVINGS_COLUMNS, answer, controls, savings
 from ligo.reports.words import finite, loss_text, or_absent
 
 _ARM_COLUMNS = ("arm", "final loss", "tokens", "compute", "wall time", "peak rate")
@@ -32,6 +32,7 @@ def runs_markdown(runs: Sequence[RunRecord]) -> str:
         rows = [saving.cells() for saving in savings(run.summary)]
         parts += [f"## {run.name}", answer(run.summary), markdown_table(_ARM_COLUMNS, _arm_rows(run))]
         parts += [markdown_table(SAVINGS_COLUMNS, rows)] if rows else []
+        parts += controls(run.summary)
         missing = [f"- {what}" for what in run.summary.get("not_measured") or ()]
         parts += ["Not measured:", "\n".join(missing)] if missing else []
     return "\n\n".join([*parts, _EXPLANATION]) + "\n"

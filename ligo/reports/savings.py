@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ligo.core import units
+from ligo.reports.collect import ARM_LABELS
 from ligo.reports.words import NOT_MEASURED, NOT_REACHED, finite, loss_text, or_absent
 
 SAVINGS_COLUMNS = ("convention", "small", "operator", "grown until V*", "total", "from scratch", "saving")
@@ -93,6 +94,20 @@ def answer(summary: Mapping[str, Any]) -> str:
     if sunk is None and charged is None:
         return "Growing reached the target loss, but a part of its cost was not measured."
     return claim("Growing", sunk, charged)
+
+
+def controls(summary: Mapping[str, Any]) -> list[str]:
+    """How each control ended beside the grown arm, in one sentence each."""
+    losses = {arm["name"]: finite(arm.get("final_loss")) for arm in summary.get("arms") or ()}
+    grown, sentences = losses.get("grown"), []
+    for name in ("continue", "short"):
+        loss = losses.get(name)
+        if loss is not None and grown is not None:
+            side = "below" if loss < grown else "above" if loss > grown else "at"
+            sentences.append(
+                f"Control: {ARM_LABELS[name]} ended at {loss_text(loss)}, {side} the grown model's {loss_text(grown)}."
+            )
+    return sentences
 
 
 def claim(who: str, sunk: float | None, charged: float | None) -> str:

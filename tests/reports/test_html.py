@@ -234,3 +234,14 @@ def test_long_runs_stay_small_and_quick(make_run: RunMaker, report: Any) -> None
     assert len(page.encode()) < 2_000_000
     chart = loss_chart([load_run(folder)])
     assert chart is not None and str(chart.item).count("20 k") and MAX_POINTS < 20_000
+
+
+def test_a_control_that_ends_below_the_grown_model_is_on_the_first_screen(
+    make_run: RunMaker, report: Any
+) -> None:
+    def control(summary: dict[str, Any]) -> None:
+        summary["arms"].append({"name": "continue", "label": "small model trained on", "final_loss": 2.9})
+
+    text = visible_text(report(make_run(change=control)))
+    sentence = "Control: small model trained on ended at 2.9000, below the grown model's 3.0513."
+    assert text.index(sentence) < text.index("Loss curves")
