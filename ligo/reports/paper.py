@@ -16,7 +16,7 @@ from ligo.accounting.phases import TRAINED
 from ligo.accounting.statistics import Estimate, estimate
 from ligo.core import units
 from ligo.core.errors import disk_full, require
-from ligo.reports.collect import RunRecord
+from ligo.reports.collect import ARM_LABELS, RunRecord
 from ligo.reports.figures import spent_before, target_loss
 from ligo.reports.savings import savings
 from ligo.reports.study import ArmOfStudy, Study
@@ -102,7 +102,7 @@ def write_study_figures(study: Study, folder: Path) -> list[Path]:
     members = {member.record.name: member for member in study.members}
     curves = [
         Series(
-            f"{arm.name} ({len(arm.seeds)} seed{'s' if len(arm.seeds) > 1 else ''})",
+            f"{arm.name}, {ARM_LABELS[arm.trains]} ({len(arm.seeds)} seed{'s' if len(arm.seeds) > 1 else ''})",
             COLOURS[number % len(COLOURS)],
             arm.trains != "grown",
             tuple(_from_start_of_growth(members[run].record, arm.trains) for run in arm.runs),

@@ -47,7 +47,7 @@ def test_a_study_has_its_figures_and_they_say_what_was_not_reached(study: Path, 
     savings = (tmp_path / "figures" / "savings.svg").read_text()
     assert "not reached" in savings and ">ligo<" in savings and "scratch run" in savings
     losses = (tmp_path / "figures" / "loss_flops.svg").read_text()
-    assert "ligo (3 seeds)" in losses and "training compute (FLOP)" in losses and "GFLOP" not in losses
+    assert "ligo, grown (3 seeds)" in losses and "training compute (FLOP)" in losses and "GFLOP" not in losses
     for file in (tmp_path / "figures").glob("*.png"):
         width, height = struct.unpack(">II", file.read_bytes()[16:24])
         assert width > 600 and height > 150
