@@ -116,6 +116,13 @@ def test_a_line_tells_its_numbers_where_one_points_at_it(chromium: Any, run_page
         assert page.get_by_text("validation loss", exact=False).count()
 
 
+def test_charts_follow_when_the_screen_turns_dark(chromium: Any, run_page: Path) -> None:
+    with opened(chromium, run_page) as found:
+        found.page.emulate_media(color_scheme="dark")
+        found.page.wait_for_function(f"{PLOT}.left[0].major_label_text_color === '#e4e8eb'")
+        assert found.page.evaluate(f"{PLOT}.left[0].axis_label_text_color") == "#e4e8eb"
+
+
 def brightness(colour: str) -> int:
     """Of 'rgb(r, g, b)'."""
     return sum(int(part) for part in colour.removeprefix("rgb(").removesuffix(")").split(","))
