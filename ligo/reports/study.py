@@ -69,7 +69,11 @@ class Member:
     def is_whole(self, arm: str) -> bool:
         """Whether its evaluations go to the loss that the arm ended with; a metrics file may have been cut."""
         points, result = self.points(arm), self.results.get(STAGES[arm])
-        return bool(points and result) and math.isclose(points[-1].loss, result["loss"], rel_tol=1e-6)
+        return (
+            bool(points)
+            and result is not None
+            and math.isclose(points[-1].loss, result["loss"], rel_tol=1e-6)
+        )
 
 
 @dataclass(frozen=True)

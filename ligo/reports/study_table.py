@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 from ligo.accounting.energy import assumption, footprint
 from ligo.accounting.savings import MEASURES
@@ -46,29 +46,43 @@ EXPLANATION = (
 _CONVENTIONS = ("small model sunk", "small model charged")
 
 
+class _Saved(NamedTuple):
+    """What a grown arm saved, of FLOPs, to the final loss of the scratch run; None: not reached at every seed, or not known."""
+
+    arm: ArmOfStudy
+    sunk: Estimate | None
+    charged: Estimate | None
+
+    @property
+    def mean(self) -> float | None:
+        """With the small model charged where that is known."""
+        found = self.charged or self.sunk
+        return None if found is None else found.mean
+
+
 def study_answer(study: Study) -> tuple[str, str]:
     """The finding in one sentence, of the grown arm that saved most, or why there is none; and what it rests on."""
     grown = [arm for arm in study.arms if arm.trains == "grown"]
-    compared = [arm for arm in grown if arm.reached is not None]
-    if not compared:
+    if all(arm.reached is None for arm in grown):
         missing = "Whether growing saves compute was not measured"
         return f"{missing}: it takes grown runs and a scratch run of each one's seed.", ""
-    found = [(arm, *_savings_to_end(arm)) for arm in compared]
-    known = [(arm, sunk, charged) for arm, sunk, charged in found if sunk is not None or charged is not None]
+    saved = [_Saved(arm, *(arm.savings.get((1.0, word, "flops")) for word in _CONVENTIONS)) for arm in grown]
+    known = [found for found in saved if found.mean is not None]
     if not known:
         return "No saving: no grown arm reached the final loss of the scratch run at every seed.", ""
-    arm, sunk, charged = max(known, key=lambda row: _mean(row[2] or row[1]))
-    sentence = claim(
-        f"Growing by “{arm.name}”", None if sunk is None else sunk.mean, charged and charged.mean
-    )
-    best = charged or sunk
-    over = f"Mean over {len(arm.seeds)} seeds" if len(arm.seeds) > 1 else "One seed, no interval"
-    if best is not None and best.interval is not None:
-        low, high = (units.percent(end) for end in best.interval)
-        convention = "sunk" if charged is None else "charged"
-        over += f", {_CONFIDENCE} interval {low} to {high} (small model {convention})"
-    most = f", the most that one of {len(grown)} grown arms saved" if len(grown) > 1 else ""
-    return sentence, f"{over}{most}."
+    best = max(known, key=lambda found: found.mean or 0.0)
+    sunk, charged = (None if found is None else found.mean for found in (best.sunk, best.charged))
+    return claim(f"Growing by “{best.arm.name}”", sunk, charged), _basis(best, len(grown))
+
+
+def _basis(best: _Saved, num_grown: int) -> str:
+    num_seeds, stated = len(best.arm.seeds), best.charged or best.sunk
+    basis = f"Mean over {num_seeds} seeds" if num_seeds > 1 else "One seed, no interval"
+    if stated is not None and stated.interval is not None:
+        low, high = (units.percent(end) for end in stated.interval)
+        convention = "sunk" if best.charged is None else "charged"
+        basis += f", {_CONFIDENCE} interval {low} to {high} (small model {convention})"
+    return basis + (f", the most that one of {num_grown} grown arms saved." if num_grown > 1 else ".")
 
 
 def study_rows(study: Study) -> list[list[str]]:
@@ -147,17 +161,6 @@ def study_markdown(study: Study) -> str:
     for title, items in (("Not measured:", study_not_measured(study)), ("Notes:", study.notes)):
         parts += [title, "\n".join(f"- {item}" for item in items)] if items else []
     return "\n\n".join(parts) + "\n"
-
-
-def _savings_to_end(arm: ArmOfStudy) -> Iterator[Estimate | None]:
-    for convention in _CONVENTIONS:
-        found = arm.savings.get((1.0, convention, "flops"))
-        yield found if found is not None and found.mean is not None else None
-
-
-def _mean(found: Estimate | None) -> float:
-    assert found is not None and found.mean is not None
-    return found.mean
 
 
 def _reached(arm: ArmOfStudy) -> str:
