@@ -29,8 +29,8 @@ from ligo.reports.study_table import (
     STUDY_TARGET_COLUMNS,
     cost_rows,
     energy_assumption,
+    markdown,
     study_answer,
-    study_markdown,
     study_not_measured,
     study_rows,
     study_target_rows,
@@ -75,7 +75,7 @@ def write_study_report(folder: Path, out: Path, *, figures: bool = False) -> lis
         ResourceError: a file cannot be written.
     """
     study = load_study(Path(folder))
-    written = _write(out, _page_of_study(study), study_results(study), study_markdown(study))
+    written = _write(out, _page_of_study(study), study_results(study), markdown(study))
     return written + (write_study_figures(study, out.with_name("figures")) if figures else [])
 
 

@@ -107,7 +107,7 @@ def study_target_rows(study: Study) -> list[list[str]]:
     rows = []
     for arm in study.arms:
         for share, convention in dict.fromkeys((share, convention) for share, convention, _ in arm.savings):
-            reached = arm.savings[share, _CONVENTIONS[0], "flops"] is not None
+            reached = any(arm.savings[share, word, "flops"] is not None for word in _CONVENTIONS)
             absent = NOT_MEASURED if reached else NOT_REACHED
             found = [arm.savings[share, convention, measure] for measure in MEASURES]
             loss = "at its end" if share == 1 else f"after {100 * share:.0f} % of its FLOPs"
@@ -151,7 +151,7 @@ def study_not_measured(study: Study) -> list[str]:
     return missing
 
 
-def study_markdown(study: Study) -> str:
+def markdown(study: Study) -> str:
     """The finding, the table, what it means, and what was not measured."""
     parts = [
         " ".join(study_answer(study)).strip(),

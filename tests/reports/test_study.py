@@ -14,7 +14,7 @@ from ligo.reports.collect import check_different_names, load_run
 from ligo.reports.html import write_report, write_study_report
 from ligo.reports.results import study_results
 from ligo.reports.study import load_study
-from ligo.reports.study_table import study_answer, study_markdown, study_not_measured, study_rows
+from ligo.reports.study_table import markdown, study_answer, study_not_measured, study_rows
 
 from .conftest import RunMaker
 from .study_folder import SCRATCH, add_run, enter
@@ -150,7 +150,7 @@ def test_the_command_leaves_page_numbers_and_table(
         if (r["scratch_share"], r["convention"], r["measure"]) == (1.0, "small model sunk", "flops")
     )
     assert row["saving"]["mean_fraction"] == pytest.approx(sum(SUNK) / 3)
-    assert (study / "table.md").read_text() == study_markdown(found)
+    assert (study / "table.md").read_text() == markdown(found)
     text = visible_text((study / "report.html").read_text())
     assert "Which is best?" in text
     for row in study_rows(found):
@@ -159,7 +159,7 @@ def test_the_command_leaves_page_numbers_and_table(
 
 
 def test_the_table_for_papers(study: Path) -> None:
-    lines = study_markdown(load_study(study)).split("\n")
+    lines = markdown(load_study(study)).split("\n")
     assert lines[0] == " ".join(study_answer(load_study(study)))
     lines = lines[2:]
     assert lines[0].startswith("| arm | trained | saved, small sunk | saved, small charged |")
