@@ -6,7 +6,7 @@ moments.safetensors new_coordinates.safetensors
 checkpoints/<arm>/step-00001000/
 adapter/                      what was tuned beside a checkpoint, as a PEFT folder; merged into it: trained/
 growth-1/ growth-2/           growths inside the run: the same files each, and small/, which they began with
-metrics.jsonl summary.json report.html results.json table.md figures/ wandb/
+metrics.jsonl summary.json report.html wandb/
 stages.json STATUS LEASE      what is done, with its results; running | done | interrupted | failed: reason; who is at work
 """
 
