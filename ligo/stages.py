@@ -39,7 +39,8 @@ from ligo.families.stock import expected_shapes
 from ligo.growth.plan import GrowthPlan
 from ligo.operators.maps import GrowthMaps
 from ligo.plan import make_plan, plan_json
-from ligo.reports.html import savings_table_text, write_report
+from ligo.reports.html import write_report
+from ligo.reports.run_table import savings_table_text
 from ligo.summary import operator_flops, small_training_record, summarise
 from ligo.tracking.base import Tracker
 from ligo.training.config import TrainConfig, batch_shape
@@ -234,12 +235,13 @@ class GrowthRun:
         return open_optimizer_state(self.small.folder, self.config.small.optimizer_state, self.plan.small)
 
     def verify(self) -> None:
-        """Reload what was written with stock transformers, and compare it with the small model."""
+        """Reload what was written with stock transformers, and compare outputs and weights with the small model's."""
         with self._alone("verify") as result:
             if result is None:
                 return
             import torch
 
+            from ligo.growth.modules import module_statistics
             from ligo.growth.verify import verify_growth
 
             probe = self._objective.inputs(torch.from_numpy(self._validation[0][:4]))
@@ -252,7 +254,9 @@ class GrowthRun:
                 stored_dtype=grown_dtype(self.config, self.plan),
                 read_back=self.plan.read_back,
             )
-            result.update(verification.as_json())
+            grown = Checkpoint.open(self.run.grown).named_for(self.plan.target)
+            modules = module_statistics(self.plan, self.small.read, grown.read)
+            result.update(verification.as_json(), modules=modules)
             verdict = "exact" if verification.exact else "not exact, as planned"
             compared = "logit" if self.plan.small.has_head else "hidden state"
             say(
@@ -475,7 +479,7 @@ class GrowthRun:
     # --- report -------------------------------------------------------------------------------------
 
     def report(self) -> None:
-        """Write summary.json and report.html, and print the savings table."""
+        """Write summary.json, report.html and what lies beside it, and print the savings table."""
         with distributed.others_wait() as main:
             if main:
                 summary = self._summary()

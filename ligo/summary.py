@@ -133,6 +133,7 @@ def _growth(config: GrowConfig, run: Run, plan: GrowthPlan) -> dict[str, Any]:
         "exact": plan.exactness.exact and not learned.get("best_step"),
         "verdict": plan.exactness.reason,
         "max_logit_difference": verified.get("max_logit_difference"),
+        "modules": verified.get("modules"),
         "loss_at_start": learned.get("start_loss"),
         "loss_after_learning": learned.get("best_loss"),
         "operator_flops": operator_flops(run),

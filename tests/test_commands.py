@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from ligo import grow, plan
 from ligo.command import main
@@ -82,7 +83,7 @@ def read(path: Path) -> Any:
 def test_a_run_leaves_the_folder_that_is_promised(finished: Path) -> None:
     assert (finished / "STATUS").read_text() == "done\n"
     for name in ("config.yaml", "manifest.json", "plan.json", "operator.safetensors", "grown", "trained",
-                 "metrics.jsonl", "summary.json", "report.html", "small"):  # fmt: skip
+                 "metrics.jsonl", "summary.json", "report.html", "results.json", "table.md", "small"):  # fmt: skip
         assert (finished / name).exists(), name
     assert not list(finished.glob(".*tmp*"))
 
@@ -99,6 +100,18 @@ def test_grown_and_trained_load_as_stock_models_with_their_tokenizer(finished: P
         card = (finished / name / "README.md").read_text()
         assert "base_model: scratch" in card
         assert str(finished) not in card
+
+
+def test_the_summary_has_the_weights_before_and_after_growth_as_they_are_on_the_disk(finished: Path) -> None:
+    from safetensors.torch import load_file
+
+    modules = {row["module"]: row for row in read(finished / "summary.json")["growth"]["modules"]}
+    for side in ("small", "grown"):
+        weights = load_file(finished / side / "model.safetensors")
+        found = torch.cat([w.flatten().double() for name, w in weights.items() if "self_attn.q_proj" in name])
+        row = modules["self_attn.q_proj"][side]
+        assert row["rms"] == pytest.approx(float(found.square().mean().sqrt()))
+        assert row["variance"] == pytest.approx(float(found.var(correction=0)))
 
 
 def test_learning_never_ends_above_its_start(finished: Path) -> None:

@@ -16,20 +16,13 @@ import numpy as np
 
 from ligo.core import units
 from ligo.reports.collect import Arm, Curve, RunRecord
+from ligo.reports.style import ARM_COLOURS, COLOURS, plain
 
 MAX_POINTS = 1000
 """Longer curves are thinned evenly; first and last points stay."""
 _PAGE_POINTS = 16_000
 """All curves of a page together, which keeps it below 5 MB."""
 
-_ARM_COLOURS = {
-    "grown": "#2f80d8",
-    "scratch": "#dd7411",
-    "short": "#c2452d",
-    "small": "#8f63d6",
-    "learn": "#1f9a78",
-}
-_COLOURS = ("#2f80d8", "#dd7411", "#1f9a78", "#c74a86", "#8f63d6", "#8c7d1c", "#c2452d", "#5f7a92")
 _AT_GROWTH = ("tokens", "flops", "wall_s", "loss")
 _ORDER = {"grown": 0, "scratch": 1, "short": 2, "small": 4, "learn": 5}
 _TICKS_JS = """
@@ -84,7 +77,7 @@ def bokeh_script() -> str:
 def loss_chart(runs: Sequence[RunRecord], groups: Sequence[str] | None = None) -> Chart | None:
     """All arms of all runs in one chart; None when no run has a curve.
 
-    One run: a colour per arm. Several runs: a colour per run, a dash pattern per arm.
+    One run: a colour per arm. Several runs: a colour per run, those that were grown first, and a dash pattern per arm.
 
     Args:
         groups: of a study, what each run is a repetition of. A group has one colour and one entry in the legend, and its
@@ -104,12 +97,13 @@ def loss_chart(runs: Sequence[RunRecord], groups: Sequence[str] | None = None) -
     lines: list[Line] = []
     entries: dict[tuple[str, str], Line] = {}
     names = groups or [run.name for run in runs]
-    colours = {name: _COLOURS[i % len(_COLOURS)] for i, name in enumerate(dict.fromkeys(names))}
-    for run, name in zip(runs, names, strict=True):
+    named = sorted(zip(names, runs, strict=True), key=lambda found: "grown" not in found[1].arms)
+    colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(dict.fromkeys(n for n, _ in named))}
+    for name, run in named:
         for arm in sorted(run.arms.values(), key=lambda arm: _ORDER.get(arm.name, 3)):
             if not len(arm.validation) and not len(arm.training):
                 continue
-            colour = _ARM_COLOURS.get(arm.name, _COLOURS[(3 + len(lines)) % len(_COLOURS)])
+            colour = ARM_COLOURS.get(arm.name, COLOURS[(3 + len(lines)) % len(COLOURS)])
             label, style = arm.label, "solid"
             if len(runs) > 1:
                 colour, label = colours[name], f"{name}: {arm.label}"
@@ -123,7 +117,8 @@ def loss_chart(runs: Sequence[RunRecord], groups: Sequence[str] | None = None) -
             shift = spent_before(run, arm)
             if groups is None:
                 _draw(plot, line, arm.training, "training loss", shift, second, most, faint=True)
-            _draw(plot, line, arm.validation, "validation loss", shift, second, most)
+            what = "validation loss" if groups is None else f"validation loss of {run.name}"
+            _draw(plot, line, arm.validation, what, shift, second, most)
             _mark_crossing(plot, line, run, arm, shift, second)
             _mark_growths(plot, line, run, arm, shift, second)
             small = _saving_row(run, "charged").get("small_flops")
@@ -152,14 +147,14 @@ def spent_before(run: RunRecord, arm: Arm) -> _Shift:
     """The grown arm starts where learning the operator ended."""
     if arm.name != "grown":
         return _Shift()
+    growth, learn = run.summary.get("growth") or {}, run.arms.get("learn")
     operator = _saving_row(run, "sunk").get("operator_flops")
     if operator is None:
-        operator = (run.summary.get("growth") or {}).get("operator_flops")
-    learn = run.arms.get("learn")
+        operator = growth.get("operator_flops")
     walls = (
         [np.nan_to_num(c.wall_s[-1]) for c in (learn.validation, learn.training) if len(c)] if learn else []
     )
-    return _Shift(float(operator or 0.0), float(max(walls, default=0.0)))
+    return _Shift(float(operator or 0.0), float(max(walls, default=growth.get("operator_wall_s") or 0.0)))
 
 
 def _is_before_training(arm: Arm) -> bool:
@@ -201,9 +196,6 @@ def _empty_figure(low: float, high: float) -> Any:
         x_range=DataRange1d(only_visible=True, range_padding=0.03),
         y_range=(low, high),
         y_axis_label="loss (nats per token)",
-        background_fill_color=None,
-        border_fill_color=None,
-        outline_line_color=None,
         output_backend="canvas",
     )
     plot.toolbar.logo = None
@@ -212,10 +204,7 @@ def _empty_figure(low: float, high: float) -> Any:
     )
     plot.xaxis.formatter = CustomJSTickFormatter(code=_TICKS_JS)
     plot.xaxis.ticker = BasicTicker(desired_num_ticks=5)
-    for axis in (plot.xaxis, plot.yaxis):
-        axis.axis_label_text_font_style = "normal"
-        axis.minor_tick_line_color = None
-        axis.major_label_text_font_size = axis.axis_label_text_font_size = "13px"
+    plain(plot)
     return plot
 
 

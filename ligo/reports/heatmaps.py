@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from ligo.checkpoint.load import open_tensors
+from ligo.reports.style import plain
 
 MOST_MAPS = 24
 _OPERATOR_FILE = "operator.safetensors"
 _HEADS = re.compile(r"(expand|reduce)\.((?:kv_)?heads.*)\.values")
-_INK = "#7a858f"  # to be read on white and on black
 
 
 @dataclass(frozen=True)
@@ -72,11 +72,13 @@ def heat_maps(folder: Path) -> HeatMaps | None:
     if not changes:
         return None
     from bokeh.embed import json_item
-    from bokeh.layouts import gridplot
+    from bokeh.models import InlineStyleSheet, Row
 
     plots = [_plot(change) for change in changes[:MOST_MAPS]]
-    grid = gridplot(plots, ncols=4, toolbar_location=None)
-    return HeatMaps(dict(json_item(grid)), max(0, len(changes) - MOST_MAPS))
+    wraps = InlineStyleSheet(css=":host { flex-wrap: wrap }")  # on a narrow screen
+    return HeatMaps(
+        dict(json_item(Row(children=plots, stylesheets=[wraps]))), max(0, len(changes) - MOST_MAPS)
+    )
 
 
 def _is_drawn(name: str) -> bool:
@@ -99,8 +101,7 @@ def _plot(change: Change) -> Any:
         y_range=(-0.5, rows - 0.5),
         x_axis_label=change.columns,
         y_axis_label=change.rows,
-        background_fill_color=None,
-        border_fill_color=None,
+        toolbar_location=None,
     )
     plot.image(
         image=[change.values.astype(np.float32)],
@@ -112,12 +113,8 @@ def _plot(change: Change) -> Any:
     )
     plot.add_tools(HoverTool(tooltips=[("change", "@image{0.0000}")]))
     plot.title.text_font_size = "11px"
-    plot.title.text_color = _INK
     for axis in (plot.xaxis, plot.yaxis):
         axis.ticker = BasicTicker(desired_num_ticks=4, min_interval=1)
-        axis.axis_label_text_color = axis.major_label_text_color = axis.axis_line_color = _INK
-        axis.axis_label_text_font_size = axis.major_label_text_font_size = "10px"
-        axis.axis_label_text_font_style = "normal"
-        axis.minor_tick_line_color = None
+    plain(plot, "10px")
     plot.grid.visible = False
     return plot

@@ -5,12 +5,11 @@ Runs of a study need no report of their own: what counts is what they wrote down
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from ligo.accounting.phases import TRAINED
 from ligo.accounting.savings import (
@@ -21,12 +20,15 @@ from ligo.accounting.savings import (
     savings_by_target,
     targets,
 )
-from ligo.accounting.statistics import CONFIDENCE, Estimate, estimate
+from ligo.accounting.statistics import Estimate, estimate
 from ligo.core.errors import DataError
 from ligo.core.files import read_json
 from ligo.reports.collect import RunRecord, read_arms
+from ligo.reports.comparable import check_same_evaluation, evaluated_on, run_config
+from ligo.reports.growth import growth_facts
 
-_EVALUATION_OPTIONS = ("sequence_length", "validation_tokens")
+STAGES = {arm: stage for stage, arm in TRAINED.items()}
+"""The stage that trains each arm."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +41,21 @@ class Member:
     seed: int
     results: Mapping[str, Mapping[str, Any]]
     """Of its stages."""
-    evaluated_on: tuple[Any, ...] | None
-    """What decides the evaluation data; None: the run did not write it down."""
+    config: Mapping[str, Any]
+    """Its config.yaml; empty where there is none."""
 
     @property
     def group(self) -> str:
         return _group(self.arm, self.size)
+
+    @property
+    def operator(self) -> Spent:
+        """What growth itself took: learning, and building the weights once."""
+        learning = self.results.get("learn", {})
+        built = self.results.get("write", {}).get("build_flops", 0.0)
+        return Spent(
+            learning.get("flops", 0.0) + built, learning.get("tokens", 0), learning.get("wall_s", 0.0)
+        )
 
     def points(self, arm: str) -> list[Point]:
         """The evaluations of one of its arms."""
@@ -54,6 +65,15 @@ class Member:
         return [
             Point(*values) for values in zip(curve.tokens, curve.flops, curve.wall_s, curve.loss, strict=True)
         ]
+
+    def is_whole(self, arm: str) -> bool:
+        """Whether its evaluations go to the loss that the arm ended with; a metrics file may have been cut."""
+        points, result = self.points(arm), self.results.get(STAGES[arm])
+        return (
+            bool(points)
+            and result is not None
+            and math.isclose(points[-1].loss, result["loss"], rel_tol=1e-6)
+        )
 
 
 @dataclass(frozen=True)
@@ -82,6 +102,10 @@ class Study:
     question: str
     members: tuple[Member, ...]
     arms: tuple[ArmOfStudy, ...]
+    unfinished: tuple[str, ...]
+    """Arms of which no run is finished."""
+    swept: bool
+    """Whether the sweep has searched the rates of arms."""
     notes: tuple[str, ...]
 
 
@@ -118,9 +142,20 @@ def load_study(folder: Path) -> Study:
     if others:
         notes.append(f"{others} runs at rates that are not their arm's best are left out.")
     found = tuple(members.values())
-    _check_same_evaluation(found, notes)
-    arms = tuple(_arms(found, notes))
-    return Study(study["name"], study.get("question", ""), found, arms, tuple(notes))
+    notes += check_same_evaluation(
+        {member.record.name: evaluated_on(member.record.folder, member.config) for member in found}
+    )
+    finished = {member.group for member in found}
+    planned = dict.fromkeys(_group(run["arm"], run["size"]) for run in study["runs"].values())
+    return Study(
+        name=study["name"],
+        question=study.get("question", ""),
+        members=found,
+        arms=tuple(_arms(found, notes)),
+        unfinished=tuple(name for name in planned if name not in finished),
+        swept=bool(rates),
+        notes=tuple(notes),
+    )
 
 
 def _group(arm: str, size: str) -> str:
@@ -129,7 +164,7 @@ def _group(arm: str, size: str) -> str:
 
 def _best_rates(folder: Path, notes: list[str]) -> dict[tuple[str, str], float]:
     """By arm and size, as the sweep found them."""
-    path = folder / "results.json"
+    path = folder / "rates.json"
     rows = read_json(path) if path.exists() else []
     notes += [
         f"{_group(row['arm'], row['size'])}: its best rate {row['best_rate']:g} is at the edge of those tried; a better "
@@ -145,58 +180,48 @@ def _member(folder: Path, run: Mapping[str, Any], notes: list[str]) -> Member | 
     if not folder.is_dir():
         notes.append(f"{what} is missing.")
         return None
-    path = folder / "stages.json"
-    results = read_json(path) if path.exists() else {}
+    results, plan = (
+        read_json(path) if (path := folder / name).exists() else {} for name in ("stages.json", "plan.json")
+    )
     left = [stage for stage in run["stages"] if stage not in results and stage != "report"]
     if left:
-        notes.append(f"{what} is not finished: {', '.join(left)} left to do.")
+        notes.append(f"{what} is not finished: {', '.join(left)} left to do{_why(folder)}.")
         return None
     warnings: list[str] = []
     arms = read_arms(folder, {}, warnings)
     notes += [f"{what}: {warning}" for warning in warnings]
-    summary = {"name": folder.name, "growth": {"operator_flops": _operator(results).flops}}
-    arms = {name: arm for name, arm in arms.items() if name in TRAINED.values()}
-    record = RunRecord(folder, summary, {}, arms, tuple(warnings))
-    return Member(record, run["arm"], run["size"], run["seed"], results, _evaluated_on(folder))
+    arms = {name: arm for name, arm in arms.items() if name in STAGES}
+    config = run_config(folder)
+    summary = {"name": folder.name, **growth_facts(plan, results, config)}
+    record = RunRecord(folder, summary, plan, arms, tuple(warnings))
+    return Member(record, run["arm"], run["size"], run["seed"], results, config)
 
 
-def _evaluated_on(folder: Path) -> tuple[Any, ...] | None:
-    """The fingerprint of text and tokenizer, and how much of it is evaluated in windows of which length."""
-    manifest, config = folder / "manifest.json", folder / "config.yaml"
-    text = read_json(manifest).get("inputs", {}).get("text") if manifest.exists() else None
-    if text is None or not config.exists():
-        return None
-    data = yaml.safe_load(config.read_text(encoding="utf-8")).get("data", {})
-    return (text, *(data.get(key) for key in _EVALUATION_OPTIONS))
-
-
-def _check_same_evaluation(members: Sequence[Member], notes: list[str]) -> None:
-    known = [member for member in members if member.evaluated_on is not None]
-    for member in known[1:]:
-        first = known[0]
-        if member.evaluated_on != first.evaluated_on:
-            raise DataError(
-                f"{first.record.name} and {member.record.name} were evaluated on different data "
-                f"(fingerprint, {', '.join(_EVALUATION_OPTIONS)}: {first.evaluated_on} and {member.evaluated_on}): their "
-                "losses cannot be compared.\n  Try: a report of those alone that share their evaluation data"
-            )
-    if len(known) < len(members):
-        names = ", ".join(m.record.name for m in members if m.evaluated_on is None)
-        notes.append(f"Which data these runs were evaluated on is not known, and not compared: {names}.")
+def _why(folder: Path) -> str:
+    """What a run that failed said last."""
+    path = folder / "STATUS"
+    status = path.read_text(encoding="utf-8").strip() if path.exists() else ""
+    return f"; {status.rstrip('.')}" if status.startswith("failed") else ""
 
 
 # --- arms over seeds ------------------------------------------------------------------------------------
 
 
 def _arms(members: Sequence[Member], notes: list[str]) -> Iterator[ArmOfStudy]:
+    for member in members:
+        notes += [
+            f"{member.record.name}: metrics.jsonl does not go to the end of the arm {arm}: what it saved, or is saved against "
+            "it, is not counted."
+            for arm in member.record.arms
+            if STAGES[arm] in member.results and not member.is_whole(arm)
+        ]
     groups: dict[tuple[str, str], list[Member]] = {}
     for member in sorted(members, key=lambda member: member.seed):
         for stage, arm in TRAINED.items():
             if stage in member.results:
                 groups.setdefault((member.group, arm), []).append(member)
-    stages = {arm: stage for stage, arm in TRAINED.items()}
     for (name, arm), runs in groups.items():
-        losses = [float(run.results[stages[arm]]["loss"]) for run in runs]
+        losses = [float(run.results[STAGES[arm]]["loss"]) for run in runs]
         savings = [_savings(run, members) for run in runs] if arm == "grown" else []
         known = [rows for rows in savings if rows]
         if savings and len(known) < len(savings):
@@ -221,20 +246,13 @@ def _savings(run: Member, members: Sequence[Member]) -> list[TargetSaving]:
     """Against its own scratch arm, or the one scratch run of the same size and seed; empty where there is none."""
     own = [run] if run.points("scratch") else []
     same = own or [m for m in members if (m.size, m.seed) == (run.size, run.seed) and m.points("scratch")]
-    grown = run.points("grown")
-    if len(same) != 1 or not grown:
+    if len(same) != 1 or not run.is_whole("grown") or not same[0].is_whole("scratch"):
         return []
     scratch, small = same[0].points("scratch"), run.results["train"].get("small_training", {})
     return savings_by_target(
-        grown, scratch, targets(scratch, "scratch"), operator=_operator(run.results),
+        run.points("grown"), scratch, targets(scratch, "scratch"), operator=run.operator,
         small=Spent(small.get("flops"), small.get("tokens"), small.get("wall_s")),
     )  # fmt: skip
-
-
-def _operator(results: Mapping[str, Mapping[str, Any]]) -> Spent:
-    learning = results.get("learn", {})
-    built = results.get("write", {}).get("build_flops", 0.0)
-    return Spent(learning.get("flops", 0.0) + built, learning.get("tokens", 0), learning.get("wall_s", 0.0))
 
 
 def _over_seeds(
@@ -253,46 +271,3 @@ def _over_seeds(
         else estimate([v for v in found if v is not None])
         for key, found in values.items()
     }
-
-
-def as_json(study: Study) -> dict[str, Any]:
-    """All numbers of a study, with units in their keys."""
-
-    def stated(found: Estimate | None, unit: str) -> dict[str, Any] | None:
-        if found is None:
-            return None
-        return {
-            "num_seeds": found.num_values, f"mean_{unit}": found.mean, f"deviation_{unit}": found.deviation,
-            f"interval_{unit}": found.interval,
-        }  # fmt: skip
-
-    return {
-        "name": study.name,
-        "question": study.question,
-        "interval": f"percentile bootstrap of the mean, {CONFIDENCE:g}",
-        "arms": [
-            {
-                "arm": arm.name, "trains": arm.trains, "seeds": list(arm.seeds), "runs": list(arm.runs),
-                "final_loss": stated(arm.final_loss, "nats"), "reached_final_loss_of_scratch_seeds": arm.reached, "met_at_start_seeds": arm.met_at_start,
-                "savings": [
-                    {"scratch_share": share, "convention": convention, "measure": measure,
-                     "saving": stated(found, "fraction")}
-                    for (share, convention, measure), found in arm.savings.items()
-                ],
-            }
-            for arm in study.arms
-        ],
-        "runs": [
-            {
-                "run": member.record.name, "arm": member.arm, "size": member.size, "seed": member.seed,
-                **{
-                    arm: {"final_loss_nats": result["loss"], "tokens": result.get("tokens"), "flops": result.get("flops"),
-                          "wall_seconds": result.get("wall_s"), "peak_rate": result.get("peak_lr")}
-                    for stage, arm in TRAINED.items() if (result := member.results.get(stage))
-                },
-                "operator": asdict(_operator(member.results)),
-            }
-            for member in study.members
-        ],
-        "notes": list(study.notes),
-    }  # fmt: skip

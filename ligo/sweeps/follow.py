@@ -131,7 +131,7 @@ class Follower:
     def _finish(self, outcomes: Sequence[Outcome]) -> None:
         trials = _distinct(outcomes)
         say(table(self._states.values(), self._rows(trials)))
-        write_json(self._folder / "results.json", [_as_json(found) for found in outcomes])
+        write_json(self._folder / "rates.json", [_as_json(found) for found in outcomes])
         if any(found.losses for found in outcomes):
             say("\n" + results_table(outcomes, len(self._study.seeds)))
         left = [self._states[t.name] for t in trials if self._states[t.name].state != "finished"]

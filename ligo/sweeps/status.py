@@ -181,7 +181,7 @@ def best_run(study: Path, arm: str | None = None) -> Path:
     Raises:
         ConfigError: the study has not come to an end, or has no such arm.
     """
-    path = study / "results.json"
+    path = study / "rates.json"
     found = {_label(entry): entry for entry in read_json(path)} if path.exists() else {}
     finished = {label: entry for label, entry in found.items() if entry["mean"] is not None}
     if not finished:

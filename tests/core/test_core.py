@@ -28,9 +28,13 @@ def test_a_missing_extra_is_named() -> None:
 def test_an_optional_package_that_is_there_and_broken_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "halfthere.py").write_text("raise ImportError('libhalf.so: cannot open shared object file')\n")
+    (tmp_path / "halfthere.py").write_text(
+        "raise ImportError('libhalf.so: cannot open shared object file')\n"
+    )
     monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(ConfigError, match="'halfthere', which is installed and cannot be imported: libhalf.so"):
+    with pytest.raises(
+        ConfigError, match="'halfthere', which is installed and cannot be imported: libhalf.so"
+    ):
         require("halfthere", extra="half", why="half.there=true")
 
 

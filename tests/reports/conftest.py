@@ -16,6 +16,26 @@ OPERATOR_FLOPS, SMALL_FLOPS, GROWN_FLOPS, SCRATCH_FLOPS = 4.2e12, 2.1e13, 3.3e13
 TARGET = 3.2125
 
 
+MODULES = [
+    {
+        "module": "embed_tokens",
+        "small": {"rms": 0.05, "variance": 0.0025},
+        "grown": {"rms": 0.0354, "variance": 0.00125},
+    },
+    {
+        "module": "self_attn.q_proj",
+        "small": {"rms": 0.11, "variance": 0.0121},
+        "grown": {"rms": 0.055, "variance": 0.003},
+    },
+    {
+        "module": "input_layernorm",
+        "small": {"rms": 1.0, "variance": 0.01},
+        "grown": {"rms": 1.0, "variance": 0.01},
+    },
+    {"module": "router", "small": None, "grown": {"rms": 0.02, "variance": 0.0004}},
+]
+
+
 def metric_lines(points: int = 60) -> list[dict[str, Any]]:
     """Losses that fall as a power law: scratch, grown, the operator, the small model."""
     arms = {
@@ -73,6 +93,7 @@ def summary_of(name: str) -> dict[str, Any]:
             "loss_after_learning": 3.9101,
             "operator_flops": OPERATOR_FLOPS,
             "operator_parameters": 53_248,
+            "modules": MODULES,
         },
         "arms": [
             arm("grown", "grown (ligo)", 3.0513, 8e13, 150.0, 5e-4),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ligo.reports.html import answer, savings_table_text
 from ligo.reports.ledger import PHASE_COLUMNS, TARGET_COLUMNS, phase_rows, target_rows
+from ligo.reports.run_table import savings_table_text
+from ligo.reports.savings import answer
 
 from .conftest import summary_of
 

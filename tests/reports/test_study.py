@@ -11,9 +11,10 @@ import pytest
 from ligo.core.errors import DataError
 from ligo.report import main
 from ligo.reports.collect import check_different_names, load_run
-from ligo.reports.html import write_report
-from ligo.reports.study import as_json, load_study
-from ligo.reports.study_table import markdown, study_rows
+from ligo.reports.html import write_report, write_study_report
+from ligo.reports.results import study_results
+from ligo.reports.study import load_study
+from ligo.reports.study_table import markdown, study_answer, study_not_measured, study_rows
 
 from .conftest import RunMaker
 from .study_folder import SCRATCH, add_run, enter
@@ -56,8 +57,8 @@ def test_one_seed_that_does_not_reach_leaves_no_mean(study: Path) -> None:
     assert late.savings[1.0, "small model sunk", "flops"] is None
     assert late.savings[0.5, "small model charged", "flops"] is not None  # 4.0, at half of the way
     row = next(row for row in study_rows(load_study(study)) if row[0] == "late")
-    assert row[4:] == ["1 of 2", "not reached", "not reached"]
-    assert row[3] == "3.2000 ± 0.2828"  # two seeds: no interval
+    assert row[2:5] == ["not reached", "not reached", "1 of 2"]
+    assert row[5] == "3.2000 ± 0.2828"  # two seeds: no interval
 
 
 def test_a_seed_without_its_scratch_run_is_said_and_not_averaged_over(study: Path) -> None:
@@ -114,7 +115,7 @@ def test_two_runs_of_one_arm_and_seed_are_refused(study: Path) -> None:
 def test_the_rate_that_the_sweep_found_best_counts(study: Path) -> None:
     add_run(study, "tuned", 0, (4.0, 3.0), rate=1e-3, name="tuned-a")
     add_run(study, "tuned", 0, (4.0, 2.5), rate=2e-3, name="tuned-b")
-    (study / "results.json").write_text(
+    (study / "rates.json").write_text(
         json.dumps([{"arm": "tuned", "size": "", "best_rate": 2e-3, "bracketed": False}])
     )
     found = load_study(study)
@@ -137,12 +138,11 @@ def test_the_command_leaves_page_numbers_and_table(
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["ligo.report", str(study)])
     main()
-    assert capsys.readouterr().out.split() == [
-        str(study / name) for name in ("report.html", "report.json", "table.md")
-    ]
+    said = capsys.readouterr().out.splitlines()
+    assert {str(study / name) for name in ("report.html", "results.json", "table.md")} <= set(said)
     found = load_study(study)
-    numbers = json.loads((study / "report.json").read_text())
-    assert numbers == json.loads(json.dumps(as_json(found)))
+    numbers = json.loads((study / "results.json").read_text())
+    assert numbers == json.loads(json.dumps(study_results(found)))
     ligo = next(arm for arm in numbers["arms"] if arm["arm"] == "ligo")
     row = next(
         r
@@ -160,11 +160,13 @@ def test_the_command_leaves_page_numbers_and_table(
 
 def test_the_table_for_papers(study: Path) -> None:
     lines = markdown(load_study(study)).split("\n")
-    assert lines[0].startswith("| arm | trained | seeds | final loss |")
+    assert lines[0] == " ".join(study_answer(load_study(study)))
+    lines = lines[2:]
+    assert lines[0].startswith("| arm | trained | saved, small sunk | saved, small charged |")
     assert lines[2].startswith(
-        "| ligo | grown | 3 | 2.9667 ± 0.0577 [2.9000, 3.0000] | 3 of 3 | 37.5 % ± 25.0 % [12.5 %, 62.5 %] |"
+        "| ligo | grown | 37.5 % ± 25.0 % [12.5 %, 62.5 %] | 12.5 % ± 25.0 % [-12.5 %, 37.5 %] | 3 of 3 |"
     )
-    assert lines[3] == "| scratch | from scratch | 3 | 3.0000 ± 0.0000 [3.0000, 3.0000] |  |  |  |"
+    assert lines[3] == "| scratch | from scratch |  |  |  | 3.0000 ± 0.0000 [3.0000, 3.0000] | 3 |"
 
 
 def test_two_runs_of_one_name_are_refused(make_run: RunMaker, tmp_path: Path) -> None:
@@ -184,3 +186,68 @@ def test_a_study_that_cannot_be_compared_ends_with_the_code_for_data(
     assert stopped.value.code == 3
     assert "DataError: scratch-0 and other-0" in capsys.readouterr().err
     assert not (study / "report.html").exists()
+
+
+def test_the_answer_names_the_arm_that_saved_most_and_says_of_how_many(study: Path) -> None:
+    sentence, basis = study_answer(load_study(study))
+    assert sentence == (
+        "Growing by “ligo” saved 12.5 % of the compute of training from scratch (small model charged); "
+        "37.5 % when the small model is already there."
+    )
+    assert basis == "Mean over 3 seeds, 95 % interval -12.5 % to 37.5 % (small model charged)."
+    for seed in GROWN:
+        add_run(study, "worse", seed, (4.0, 3.5, 3.2, 3.0))
+    assert study_answer(load_study(study))[1].endswith(", the most that one of 2 grown arms saved.")
+
+
+def test_an_answer_that_is_none_says_why(tmp_path: Path) -> None:
+    folder = tmp_path / "sizes"
+    add_run(folder, "ligo", 0, (4.0, 3.2))
+    assert study_answer(load_study(folder))[0].startswith("Whether growing saves compute was not measured")
+    add_run(folder, "scratch", 0, SCRATCH, trains="scratch")
+    assert study_answer(load_study(folder))[0].startswith("No saving: no grown arm reached")
+
+
+def test_what_a_study_did_not_measure(study: Path) -> None:
+    enter(study, "gone-0", "gone", 0, None, ["train"])
+    add_run(study, "few", 0, (4.0, 3.0))
+    add_run(study, "longer", 0, (4.0, 3.0), trains="continue")
+    found = load_study(study)
+    missing = study_not_measured(found)
+    assert "the arm gone: no run of it is finished" in missing
+    assert any(item.startswith("intervals of few, longer: they take 3 seeds") for item in missing)
+    assert any(item.startswith("whether each arm has its best peak rate") for item in missing)
+    assert not any("trained on at equal total FLOPs" in item for item in missing)
+    assert study_rows(found)[-1] == ["gone", "", *["not measured"] * 4, "0"]
+
+
+def test_a_run_that_failed_says_what_it_said(study: Path) -> None:
+    failed = add_run(study, "ligo", 8, (4.0, 3.0))
+    (failed / "stages.json").write_text(json.dumps({"learn": {}, "write": {}}))
+    (failed / "STATUS").write_text("failed: the loss is nan at step 4.\n")
+    assert (
+        "ligo-8 (arm ligo, seed 8) is not finished: train left to do; failed: the loss is nan at step 4."
+        in load_study(study).notes
+    )
+
+
+@pytest.mark.parametrize("cut", ["ligo-0", "scratch-0"])
+def test_a_curve_that_was_cut_saves_nothing_and_is_said(study: Path, cut: str) -> None:
+    path = study / cut / "metrics.jsonl"
+    path.write_text(path.read_text()[:-20])  # in the middle of the last line
+    found = load_study(study)
+    assert any(f"{cut} (arm" in note and "cannot be read" in note for note in found.notes)
+    assert any(note.startswith(f"{cut}: metrics.jsonl does not go to the end") for note in found.notes)
+    arm = next(arm for arm in found.arms if arm.name == "ligo")
+    assert (arm.savings, arm.reached) == ({}, None)
+    assert arm.final_loss.num_values == 3  # which the run itself wrote down
+
+
+def test_the_page_of_a_study_has_every_part(study: Path, tmp_path: Path) -> None:
+    page, *_ = write_study_report(study, tmp_path / "out" / "report.html")
+    text = visible_text(page.read_text())
+    parts = ("saved 12.5 %", "37.5 % ± 25.0 % [12.5 %, 62.5 %]", "Not measured", "Loss curves",
+             "Savings at several losses", "Cost: what each arm took", "The growth of each arm", "How it was counted")  # fmt: skip
+    places = [text.index(part) for part in parts]
+    assert places == sorted(places)
+    assert "ligo grown 3 GFLOP" not in text and "ligo grown 2.33 GFLOP 500 MFLOP" in text  # means over seeds

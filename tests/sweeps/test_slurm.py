@@ -79,7 +79,7 @@ def test_a_sweep_of_ligo_grow_as_an_array(tmp_path: Path) -> None:
     output, _ = sweep.communicate(timeout=300)
     assert sweep.returncode == 0, output
     assert "2 runs: 2 finished" in output
-    results = json.loads(Path("runs/array/results.json").read_text())
+    results = json.loads(Path("runs/array/rates.json").read_text())
     assert [row["arm"] for row in results] == ["exact", "stack"]
     for row in results:
         (name,) = row["runs"]

@@ -52,7 +52,7 @@ def test_a_study_searches_each_arms_rate_then_runs_the_other_seeds(
     main(
         ["+study=tiny", STAND_IN, "cluster.workers=4", "~study.arms.ligo", "study.learning_rates=[5e-4,1e-3]"]
     )
-    results = {row["arm"]: row for row in json.loads(Path("runs/tiny/results.json").read_text())}
+    results = {row["arm"]: row for row in json.loads(Path("runs/tiny/rates.json").read_text())}
     assert set(results) == {"scratch", "continue-small", "exact"}
     for row in results.values():
         assert row["rates_tried"] == [5e-4, 1e-3, 2e-3, 4e-3]
@@ -90,7 +90,7 @@ def test_what_was_preempted_is_tried_again_and_what_failed_is_told(
 def test_a_rate_that_diverges_counts_as_the_worst(capsys: pytest.CaptureFixture[str]) -> None:
     main(["study.arms.diverges=[operator=exact]", STAND_IN, "stages=[write,train]", "tracking=jsonl",
           "study.learning_rates=[1e-3,2e-3]", "study.max_extensions=1", "study.name=worst"])  # fmt: skip
-    (row,) = json.loads(Path("runs/worst/results.json").read_text())
+    (row,) = json.loads(Path("runs/worst/rates.json").read_text())
     assert row["rates_tried"] == [5e-4, 1e-3, 2e-3]
     assert (row["bracketed"], row["losses"]) == (False, [None])
 

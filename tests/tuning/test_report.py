@@ -22,7 +22,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 def test_the_page_says_what_tuning_did_and_nothing_of_growth(tmp_path: Path, folders: list[Path]) -> None:
-    page = write_report([folders[1]], tmp_path / "report.html").read_text()
+    page = write_report([folders[1]], tmp_path / "report.html")[0].read_text()
     assert "Tuning lowered the loss of responses that were held out" in page
     assert "The tuning" in page and "tuned (lora)" in page
     for word in ("growing saves", "The growth", "Target loss V*", "plan.json is missing", "C_scratch"):
@@ -30,7 +30,7 @@ def test_the_page_says_what_tuning_did_and_nothing_of_growth(tmp_path: Path, fol
 
 
 def test_runs_stand_side_by_side(tmp_path: Path, folders: list[Path]) -> None:
-    page = write_report(folders, tmp_path / "report.html").read_text()
+    page = write_report(folders, tmp_path / "report.html")[0].read_text()
     assert page.count("Tuning lowered the loss") == 2
 
 
