@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from statistics import fmean
 from typing import Any, NamedTuple
 
@@ -18,13 +18,14 @@ from ligo.reports.words import MET_AT_START, NOT_MEASURED, NOT_REACHED, or_absen
 
 STUDY_COLUMNS = (
     "arm",
-    "trained",
-    "saved, small sunk",
     "saved, small charged",
+    "saved, small sunk",
     "reached V*",
     "final loss",
+    "trained",
     "seeds",
 )
+"""What counts stands first, where a narrow screen shows it."""
 STUDY_TARGET_COLUMNS = ("arm", "to the loss of scratch", "convention", "saved FLOPs", "tokens", "wall time")
 COST_COLUMNS = (
     "arm",
@@ -73,7 +74,8 @@ def study_answer(study: Study) -> tuple[str, str]:
     best = max(known, key=lambda found: found.mean or 0.0)
     sunk, charged = (None if found is None else found.mean for found in (best.sunk, best.charged))
     at_start = best.arm.met_at_start > 0
-    return claim(f"Growing by “{best.arm.name}”", sunk, charged, at_start=at_start), _basis(best, len(grown))
+    basis = " ".join([_basis(best, len(grown)), *_controls(study, best.arm)])
+    return claim(f"Growing by “{best.arm.name}”", sunk, charged, at_start=at_start), basis
 
 
 def _basis(best: _Saved, num_grown: int) -> str:
@@ -86,21 +88,30 @@ def _basis(best: _Saved, num_grown: int) -> str:
     return basis + (f", the most that one of {num_grown} grown arms saved." if num_grown > 1 else ".")
 
 
+def _controls(study: Study, best: ArmOfStudy) -> Iterator[str]:
+    """How each control ended beside the arm that saved most."""
+    for arm in study.arms:
+        if arm.trains in ("continue", "short") and None not in (arm.final_loss.mean, best.final_loss.mean):
+            own, other = (found.final_loss.mean or 0.0 for found in (best, arm))
+            side = "below" if other < own else "above" if other > own else "at"
+            yield f"Control: {ARM_LABELS[arm.trains]} ended at {other:.4f}, {side} its {own:.4f}."
+
+
 def study_rows(study: Study) -> list[list[str]]:
     """One row per arm, the lowest loss first, in the order of STUDY_COLUMNS."""
     ordered = sorted(study.arms, key=lambda arm: arm.final_loss.mean or 0.0)
     rows = [
         [
             arm.name,
-            ARM_LABELS.get(arm.trains, arm.trains),
-            *(_saving(arm, convention) for convention in _CONVENTIONS),
+            *(_saving(arm, convention) for convention in reversed(_CONVENTIONS)),
             "" if arm.trains != "grown" else _reached(arm),
             _stated(arm.final_loss, "{:.4f}".format),
+            ARM_LABELS.get(arm.trains, arm.trains),
             str(len(arm.seeds)),
         ]
         for arm in ordered
     ]
-    return [*rows, *([name, "", *[NOT_MEASURED] * 4, "0"] for name in study.unfinished)]
+    return [*rows, *([name, *[NOT_MEASURED] * 4, "", "0"] for name in study.unfinished)]
 
 
 def study_target_rows(study: Study) -> list[list[str]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 SCRATCH = (6.0, 5.0, 4.0, 3.5, 3.0)
-STAGE_OF = {"grown": "train", "scratch": "scratch", "continue": "continue"}
+STAGE_OF = {"grown": "train", "scratch": "scratch", "continue": "continue", "short": "short"}
 LEARNING = {"flops": 4e8, "tokens": 10, "wall_s": 0.5}
 BUILD_FLOPS = 1e8
 SMALL = {"flops": 1e9, "tokens": 400}

@@ -57,8 +57,8 @@ def test_one_seed_that_does_not_reach_leaves_no_mean(study: Path) -> None:
     assert late.savings[1.0, "small model sunk", "flops"] is None
     assert late.savings[0.5, "small model charged", "flops"] is not None  # 4.0, at half of the way
     row = next(row for row in study_rows(load_study(study)) if row[0] == "late")
-    assert row[2:5] == ["not reached", "not reached", "1 of 2"]
-    assert row[5] == "3.2000 ± 0.2828"  # two seeds: no interval
+    assert row[1:4] == ["not reached", "not reached", "1 of 2"]
+    assert row[4] == "3.2000 ± 0.2828"  # two seeds: no interval
 
 
 def test_a_seed_without_its_scratch_run_is_said_and_not_averaged_over(study: Path) -> None:
@@ -162,11 +162,20 @@ def test_the_table_for_papers(study: Path) -> None:
     lines = markdown(load_study(study)).split("\n")
     assert lines[0] == " ".join(study_answer(load_study(study)))
     lines = lines[2:]
-    assert lines[0].startswith("| arm | trained | saved, small sunk | saved, small charged |")
+    assert lines[0].startswith("| arm | saved, small charged | saved, small sunk | reached V* | final loss |")
     assert lines[2].startswith(
-        "| ligo | grown | 37.5 % ± 25.0 % [12.5 %, 62.5 %] | 12.5 % ± 25.0 % [-12.5 %, 37.5 %] | 3 of 3 |"
+        "| ligo | 12.5 % ± 25.0 % [-12.5 %, 37.5 %] | 37.5 % ± 25.0 % [12.5 %, 62.5 %] | 3 of 3 |"
     )
-    assert lines[3] == "| scratch | from scratch |  |  |  | 3.0000 ± 0.0000 [3.0000, 3.0000] | 3 |"
+    assert lines[3] == "| scratch |  |  |  | 3.0000 ± 0.0000 [3.0000, 3.0000] | from scratch | 3 |"
+
+
+def test_a_control_that_ends_lower_is_said_beside_the_finding(study: Path) -> None:
+    add_run(study, "continue-small", 0, (3.5, 2.5), trains="continue")
+    add_run(study, "short", 0, (9.0, 8.0), trains="short")
+    own = next(arm for arm in load_study(study).arms if arm.name == "ligo").final_loss.mean
+    _, basis = study_answer(load_study(study))
+    assert f"Control: small model trained on ended at 2.5000, below its {own:.4f}." in basis
+    assert f"Control: from scratch, short schedule ended at 8.0000, above its {own:.4f}." in basis
 
 
 def test_two_runs_of_one_name_are_refused(make_run: RunMaker, tmp_path: Path) -> None:
@@ -218,7 +227,7 @@ def test_what_a_study_did_not_measure(study: Path) -> None:
     assert any(item.startswith("intervals of few, longer: they take 3 seeds") for item in missing)
     assert any(item.startswith("whether each arm has its best peak rate") for item in missing)
     assert not any("trained on at equal total FLOPs" in item for item in missing)
-    assert study_rows(found)[-1] == ["gone", "", *["not measured"] * 4, "0"]
+    assert study_rows(found)[-1] == ["gone", *["not measured"] * 4, "", "0"]
 
 
 def test_a_run_that_failed_says_what_it_said(study: Path) -> None:
