@@ -16,19 +16,35 @@ _YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the one in C is ten tim
 
 
 def run_config(folder: Path) -> dict[str, Any]:
-    """config.yaml of a run as plain data; empty where there is none."""
+    """config.yaml of a run as plain data; empty where there is none.
+
+    Raises:
+        DataError: it cannot be read.
+    """
     path = folder / "config.yaml"
-    return dict(yaml.load(path.read_text(encoding="utf-8"), _YAML) or {}) if path.exists() else {}
+    try:
+        config = yaml.load(path.read_text(encoding="utf-8"), _YAML) if path.exists() else {}
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise _unreadable(path, error) from error
+    return config if isinstance(config, dict) else {}
 
 
 def evaluated_on(folder: Path, config: Mapping[str, Any]) -> tuple[Any, ...] | None:
     """What decides a run's evaluation data: the fingerprint of text and tokenizer, and how much of it is evaluated in windows
-    of which length. None where the run did not write it down."""
+    of which length. None where the run did not write it down.
+
+    Raises:
+        DataError: its manifest.json cannot be read.
+    """
     manifest = folder / "manifest.json"
-    text = read_json(manifest).get("inputs", {}).get("text") if manifest.exists() else None
-    if text is None or "data" not in config:
+    try:
+        text = read_json(manifest).get("inputs", {}).get("text") if manifest.exists() else None
+    except (OSError, ValueError, AttributeError) as error:
+        raise _unreadable(manifest, error) from error
+    data = config.get("data")
+    if text is None or not isinstance(data, dict):
         return None
-    return (text, *(config["data"].get(key) for key in _EVALUATION_OPTIONS))
+    return (text, *(data.get(key) for key in _EVALUATION_OPTIONS))
 
 
 def check_same_evaluation(evaluated: Mapping[str, tuple[Any, ...] | None]) -> list[str]:
@@ -56,3 +72,10 @@ def check_same_evaluation(evaluated: Mapping[str, tuple[Any, ...] | None]) -> li
     if not unknown or len(evaluated) == 1:
         return []
     return [f"Which data these runs were evaluated on is not known, and not compared: {unknown}."]
+
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    cause = str(error).splitlines()[0]
+    return DataError(
+        f"{path} cannot be read: {cause}.\n  Try: the command of that run again; it is rewritten, or leave the run out"
+    )

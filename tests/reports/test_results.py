@@ -84,3 +84,13 @@ def test_runs_that_were_evaluated_on_different_data_are_refused(make_run: RunMak
     assert not out.exists()
     notes = json.loads(write_report(runs[1:], out)[1].read_text())["notes"]
     assert "Which data these runs were evaluated on is not known, and not compared: three." in notes
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("manifest.json", "{"), ("manifest.json", "[]"), ("config.yaml", "a: [")]
+)
+def test_a_damaged_file_of_a_run_is_named(make_run: RunMaker, tmp_path: Path, name: str, text: str) -> None:
+    run = make_run()
+    (run / name).write_text(text)
+    with pytest.raises(DataError, match=rf"{name} cannot be read: (.|\n)*Try: the command of that run again"):
+        write_report([run], tmp_path / "out" / "report.html")
