@@ -116,7 +116,8 @@ def load_study(folder: Path) -> Study:
         DataError: no run is finished; two runs are one arm at one seed; or runs were evaluated on different data.
     """
     study, notes = read_json(folder / "study.json"), list[str]()
-    rates = _best_rates(folder, notes)
+    searches = _searches(folder, notes)
+    rates = {key: row["best_rate"] for key, row in searches.items()}
     members: dict[tuple[str, str, int], Member] = {}
     others = 0
     for name, run in study["runs"].items():
@@ -153,7 +154,7 @@ def load_study(folder: Path) -> Study:
         members=found,
         arms=tuple(_arms(found, notes)),
         unfinished=tuple(name for name in planned if name not in finished),
-        swept=bool(rates),
+        swept=any(row["bracketed"] is not None for row in searches.values()),
         notes=tuple(notes),
     )
 
@@ -162,8 +163,8 @@ def _group(arm: str, size: str) -> str:
     return f"{arm} ({size})" if size else arm
 
 
-def _best_rates(folder: Path, notes: list[str]) -> dict[tuple[str, str], float]:
-    """By arm and size, as the sweep found them."""
+def _searches(folder: Path, notes: list[str]) -> dict[tuple[str, str], dict[str, Any]]:
+    """What the sweep found of the rate of each arm and size: the best, and whether it is bracketed (None: not searched for)."""
     path = folder / "rates.json"
     rows = read_json(path) if path.exists() else []
     notes += [
@@ -172,7 +173,7 @@ def _best_rates(folder: Path, notes: list[str]) -> dict[tuple[str, str], float]:
         for row in rows
         if row["best_rate"] is not None and row["bracketed"] is False
     ]
-    return {(row["arm"], row["size"]): row["best_rate"] for row in rows if row["best_rate"] is not None}
+    return {(row["arm"], row["size"]): row for row in rows if row["best_rate"] is not None}
 
 
 def _member(folder: Path, run: Mapping[str, Any], notes: list[str]) -> Member | None:

@@ -122,6 +122,15 @@ def test_the_rate_that_the_sweep_found_best_counts(study: Path) -> None:
     assert next(arm for arm in found.arms if arm.name == "tuned").runs == ("tuned-b",)
     assert "1 runs at rates that are not their arm's best are left out." in found.notes
     assert found.notes[0].startswith("tuned: its best rate 0.002 is at the edge of those tried")
+    assert found.swept
+
+
+def test_one_rate_for_all_arms_is_no_search(study: Path) -> None:
+    (study / "rates.json").write_text(
+        json.dumps([{"arm": "ligo", "size": "", "best_rate": None, "bracketed": None},
+                    {"arm": "scratch", "size": "", "best_rate": 1e-3, "bracketed": None}])
+    )  # fmt: skip
+    assert "whether each arm has its best peak rate" in " ".join(study_not_measured(load_study(study)))
 
 
 def test_nothing_finished_is_refused_with_what_is_missing(tmp_path: Path) -> None:
