@@ -38,7 +38,8 @@ def write_hashes(folder: Path, known: Mapping[str, str] | None = None) -> None:
     Raises:
         ResourceError: the disk is full or cannot be written.
     """
-    known, lines = known or {}, []
+    known = known or {}
+    lines: list[str] = []
     for file in sorted(file for file in folder.rglob("*") if file.is_file()):
         name = file.relative_to(folder).as_posix()
         if name not in _LEFT_OUT:

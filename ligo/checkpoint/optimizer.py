@@ -89,7 +89,7 @@ def read_optimizer_file(file: Path, family: Family) -> OptimizerState:
     for name, shape in expected_shapes(family).items():
         for moment in MOMENTS:
             found = header.tensors.get(f"{moment}.{name}")
-            _expect(file, f"{moment}.{name}", found and found.shape, shape)
+            _expect(file, f"{moment}.{name}", found.shape if found else None, shape)
 
     def read(name: str, moment: str) -> Tensor:
         with open_tensors(file, check=False) as handle:
