@@ -1,6 +1,6 @@
 """make bench-trust: checkpoints from strangers, damaged ones of our own, and what else a user may be exposed to.
 
-    python -m benchmarks.trust [traversal=47 mutations=10000 ...]
+    python -m benchmarks.trust [traversal=48 mutations=10000 ...]
 
 Campaigns are those of tests/trust; figures go to benchmarks/results/trust.json.
 """
@@ -15,7 +15,7 @@ import sys
 
 from benchmarks.common import REPO, Figures, finish, row, run_measures
 
-COUNTS = {"traversal": 47, "pickles": 528, "mutations": 10_000, "hostile": 110}
+COUNTS = {"traversal": 48, "pickles": 528, "mutations": 10_000, "hostile": 110}
 WORDS = {
     "traversal": "indices, links and keys that lead out of a checkpoint folder, refused with no file opened there",
     "pickles": "malicious pickles of every kind, under every name that a loader might read as one, that did not run",

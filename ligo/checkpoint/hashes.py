@@ -19,11 +19,8 @@ from ligo.core.files import write_text
 from ligo.core.log import progress
 
 SUMS_FILE = "SHA256SUMS"
-_LEFT_OUT = (
-    SUMS_FILE,
-    "README.md",
-    "optimizer.safetensors",
-)  # the last has its own checksum, and may be removed
+# The moments have their own checksum, and may be removed.
+_LEFT_OUT = (SUMS_FILE, "README.md", "optimizer.safetensors")
 _LINE = re.compile(r"([0-9a-f]{64})  ([^\x00-\x1f]+)")
 _MOST_BYTES = 2**22
 _checked: dict[Path, object] = {}
@@ -38,7 +35,8 @@ def write_hashes(folder: Path, known: Mapping[str, str] | None = None) -> None:
     Raises:
         ResourceError: the disk is full or cannot be written.
     """
-    known, lines = known or {}, []
+    known = known or {}
+    lines: list[str] = []
     for file in sorted(file for file in folder.rglob("*") if file.is_file()):
         name = file.relative_to(folder).as_posix()
         if name not in _LEFT_OUT:
@@ -83,15 +81,17 @@ def _read(sums: Path) -> dict[str, str]:
     expected = {}
     for line in sums.read_text(encoding="utf-8", errors="replace").splitlines():
         match = _LINE.fullmatch(line)
-        if match is None or not _is_inside(match[2]) or match[2] in expected:
+        if match is None or not _is_inside(sums.parent, match[2]) or match[2] in expected:
             raise _changed(sums.parent, SUMS_FILE, "is no list of checksums")
         expected[match[2]] = match[1]
     return expected
 
 
-def _is_inside(name: str) -> bool:
+def _is_inside(folder: Path, name: str) -> bool:
+    """Links at the top have been looked at (`inspect_files`); further down there are none."""
     path = PurePosixPath(name)
-    return not path.is_absolute() and ".." not in path.parts
+    below = [folder / place for place in (path, *path.parents)[:-2]]
+    return not path.is_absolute() and ".." not in path.parts and not any(map(Path.is_symlink, below))
 
 
 def _state(file: Path) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ import hashlib
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ligo.checkpoint.assets import TOKENIZER_FILES
 from ligo.checkpoint.hashes import sha256, write_hashes
@@ -70,7 +70,8 @@ def _tensors(files: list[Path]) -> Iterator[tuple[str, Tensor]]:
     from torch import Tensor
 
     for file in files:
-        saved, seen = load_pickle(file), set()
+        saved = load_pickle(file)
+        seen: set[tuple[Any, ...]] = set()
         if not isinstance(saved, dict) or not all(isinstance(tensor, Tensor) for tensor in saved.values()):
             raise CheckpointError(
                 f"{file} holds something other than a model's tensors by name.\n"

@@ -1,6 +1,6 @@
 """Checkpoints from strangers and damaged ones of our own, many of each: how often nothing bad came of it.
 
-    python -m tests.trust.campaigns traversal=47 pickles=528 mutations=10000 hostile=110
+    python -m tests.trust.campaigns traversal=48 pickles=528 mutations=10000 hostile=110
 
 One campaign is a function of its number of trials; the last line of JSON says how many were good, and what was not.
 """

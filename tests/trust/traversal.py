@@ -154,6 +154,12 @@ def checksums_of_files_elsewhere(folder: Path, _: Path) -> None:
         file.write("0" * 64 + "  ../outside/x.safetensors\n")
 
 
+def checksums_behind_a_nested_link(folder: Path, outside: Path) -> None:
+    (folder / "sub").mkdir()
+    (folder / "sub" / "x.safetensors").symlink_to(outside / "x.safetensors")
+    (folder / SUMS_FILE).write_text("0" * 64 + "  sub/x.safetensors\n")
+
+
 def _adapter(link: str) -> Form:
     def form(folder: Path, outside: Path) -> Path:
         adapter, there = folder.parent / "adapter", outside / "adapter"
@@ -216,6 +222,7 @@ FORMS: dict[str, Form] = {
     "a linked adapter": _adapter(ADAPTER_FILE),
     "a linked adapter config": _adapter(ADAPTER_CONFIG),
     "checksums of files elsewhere": checksums_of_files_elsewhere,
+    "checksums behind a nested link": checksums_behind_a_nested_link,
 }
 
 
