@@ -28,6 +28,7 @@ extras["dev"] = [
     *extras["data"],
     *extras["instruct"],
     *extras["peft"],
+    *extras["eval"],
     "hypothesis>=6",
     "import-linter>=2.1,<3",
     "mypy>=1.18,<3",

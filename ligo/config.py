@@ -341,7 +341,7 @@ def compose_from_file(path: Path, command: Options) -> tuple[Any, str]:
         tree, schema = OmegaConf.create(text), OmegaConf.structured(command.schema)
         for group, schemas in command.groups.items():
             if isinstance(schemas, Mapping):
-                schema[group] = schemas[tree[group].name]
+                schema[group] = schemas[OmegaConf.select(tree, f"{group}.name")]
         config = OmegaConf.to_object(OmegaConf.merge(schema, tree))
     except OSError as error:
         raise ConfigError(

@@ -36,7 +36,8 @@ def metered(model: Model, loaded: Any) -> Iterator[Meter]:
 
     def before(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         ids, cache = kwargs["input_ids"] if "input_ids" in kwargs else args[0], kwargs.get("past_key_values")
-        meter.count(*ids.shape, cached=0 if cache is None else int(cache.get_seq_length()))
+        rows, length = ids.shape
+        meter.count(rows, length, cached=0 if cache is None else int(cache.get_seq_length()))
 
     stock = loaded if model.adapter is None else loaded.get_base_model()
     hook = stock.register_forward_pre_hook(before, with_kwargs=True)

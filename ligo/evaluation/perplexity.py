@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -26,6 +26,9 @@ from ligo.evaluation.causal import check_causal, check_window, shared_window, to
 from ligo.evaluation.meter import metered
 from ligo.evaluation.models import Model
 from ligo.evaluation.registry import EVALUATIONS, EvaluationConfig, EvaluationOfEach, Findings, Row
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(kw_only=True)
@@ -138,31 +141,19 @@ def score(
     from torch.nn import functional as F
 
     parts = [(text, part) for text, ids in enumerate(texts) for part in windows(len(ids), window, stride)]
-    parts.sort(
-        key=lambda item: item[1].end - item[1].start, reverse=True
-    )  # little padding, and the largest first
+    parts.sort(key=_size, reverse=True)  # little padding, and the batch that takes most memory first
     rows = max(1, batch_tokens // window)
     nats = np.zeros(len(texts))
     with progress("windows", len(parts)) as bar, torch.inference_mode():
         for first in range(0, len(parts), rows):
             batch = parts[first : first + rows]
-            width = batch[0][1].end - batch[0][1].start
-            ids = torch.zeros(len(batch), width, dtype=torch.long)
-            guessed = torch.zeros(len(batch), width - 1, dtype=torch.bool)
-            for row, (text, part) in enumerate(batch):
-                size = part.end - part.start
-                ids[row, :size] = torch.tensor(texts[text][part.start : part.end])
-                guessed[row, size - 1 - part.scored : size - 1] = True
-            ids, guessed = ids.to(loaded.device), guessed.to(loaded.device)
-            # padding stands behind, where causal attention does not see it
+            ids, guessed = (each.to(loaded.device) for each in _padded(batch, texts))
             logits = loaded(input_ids=ids[:, :-1], use_cache=False).logits[guessed]
             exact = torch.promote_types(logits.dtype, torch.float32)
             losses = F.cross_entropy(logits.to(exact), ids[:, 1:][guessed], reduction="none").double()
-            owners = torch.arange(len(batch), device=losses.device).repeat_interleave(guessed.sum(1))
-            sums = torch.zeros(len(batch), dtype=torch.double, device=losses.device)
-            sums.index_add_(0, owners, losses)
-            for (text, _), loss in zip(batch, sums.tolist(), strict=True):
-                nats[text] += loss
+            of_rows = losses.split(guessed.sum(1).tolist())
+            for (text, _), of_row in zip(batch, of_rows, strict=True):
+                nats[text] += float(of_row.sum())
             bar.advance(len(batch))
     if not np.isfinite(nats).all():
         raise NumericsError(
@@ -170,6 +161,27 @@ def score(
             "  Try: compute.dtype=float32, where it was a shorter one"
         )
     return nats
+
+
+def _padded(batch: Sequence[tuple[int, Window]], texts: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
+    """Ids, int64 [rows, longest], and which of them but the first are guessed, bool [rows, longest - 1].
+
+    Padding stands behind, where causal attention does not see it.
+    """
+    import torch
+
+    longest = max(map(_size, batch))
+    ids = torch.zeros(len(batch), longest, dtype=torch.long)
+    guessed = torch.zeros(len(batch), longest - 1, dtype=torch.bool)
+    for row, (text, part) in enumerate(batch):
+        size = part.end - part.start
+        ids[row, :size] = torch.tensor(texts[text][part.start : part.end])
+        guessed[row, size - 1 - part.scored : size - 1] = True
+    return ids, guessed
+
+
+def _size(item: tuple[int, Window]) -> int:
+    return item[1].end - item[1].start
 
 
 @EVALUATIONS.register("perplexity")

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Generic, TypeVar
 
+from ligo.core.log import say
 from ligo.core.registry import Registry
 from ligo.core.run import Run
 from ligo.evaluation.models import Model
@@ -111,6 +112,7 @@ class EvaluationOfEach(Evaluation[C]):
     def run(self, models: Sequence[Model], run: Run, seed: int) -> list[Findings]:
         for model in models:
             if model.name not in run.stage_results():
+                say(f"{self.config.name} of {model.name}")
                 run.finish_stage(model.name, asdict(self.evaluate(model, run, seed)))
         done = run.stage_results()
         return [Findings.from_json(done[model.name]) for model in models]

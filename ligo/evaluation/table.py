@@ -17,7 +17,7 @@ def markdown(rows: Sequence[Row]) -> str:
         [line[0], line[1], f"{line[2]:,}", *(cells.get((line, model), "") for model in models)]
         for line in lines
     ]
-    widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
+    widths = [max(3, *(len(line[column]) for line in table)) for column in range(len(table[0]))]
     rule = ["-" * width if column < 2 else "-" * (width - 1) + ":" for column, width in enumerate(widths)]
     return "\n".join(_line(line, widths) for line in [table[0], rule, *table[1:]]) + "\n"
 

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,7 @@ class Tasks(EvaluationOfEach[TasksConfig]):
                 fewshot_random_seed=seed,
             )
         details = {
+            "lm_eval": metadata.version("lm_eval"),
             "task_versions": results["versions"],
             "num_fewshot": results["n-shot"],
             "truncated_prompts": harness.num_truncated,
@@ -195,7 +197,7 @@ def harness_model(model: Model, loaded: Any, config: TasksConfig) -> Any:
     import torch
     from lm_eval.models.huggingface import HFLM
 
-    class CountingModel(HFLM):
+    class CountingModel(HFLM):  # type: ignore[misc]  # the harness has no types
         num_truncated = 0
 
         def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> Any:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Literal
 
@@ -84,6 +84,7 @@ def read_verdict(text: str) -> Verdict | None:
 
 
 Judged = tuple[Comparison, Verdict]
+_OVER_QUESTIONS = ("score", "agree", "first_preferred")
 
 
 @dataclass(frozen=True)
@@ -112,12 +113,15 @@ class Pair:
         first_preferred   points of the answer that is shown first, over questions: 1/2 without position bias
         unread            part of what the judge said that holds no verdict
 
+        Standard errors are over questions, and only of figures that are means over questions: the two verdicts on one
+        question hang together.
+
         Args:
             seed: of the bootstrap over questions.
         """
         of_first = _means(self.read, lambda judged: _points(judged, judged[0].first))
         points = _by_question(self.read, lambda judged: _points(judged, self.one))
-        shared = {
+        shared: dict[str, Sequence[float]] = {
             "ties": [verdict == "tie" for _, verdict in self.read],
             "agree": [len(set(both)) == 1 for both in points.values() if len(both) == 2],
             "first_preferred": list(of_first.values()),
@@ -125,7 +129,7 @@ class Pair:
         }
         rows = []
         for model in (self.one, self.other):
-            own = {
+            own: dict[str, Sequence[float]] = {
                 "score": list(self.scores(model).values()),
                 "wins": [_points(judged, model) == 1 for judged in self.read],
             }
@@ -137,15 +141,17 @@ class Pair:
     def _row(self, model: str, metric: str, values: Sequence[float], seed: int) -> Row:
         found = estimate(values, seed=seed)
         assert found.mean is not None
-        return Row(
+        row = Row(
             model=model,
             task=f"{self.one} vs {self.other}",
             metric=metric,
             value=found.mean,
-            standard_error=None if found.deviation is None else found.deviation / len(values) ** 0.5,
-            interval=found.interval if metric in ("score", "first_preferred") else None,
             count=len(values),
         )
+        if metric not in _OVER_QUESTIONS:
+            return row
+        error = None if found.deviation is None else found.deviation / len(values) ** 0.5
+        return replace(row, standard_error=error, interval=found.interval)
 
 
 def _points(judged: Judged, model: str) -> float:

@@ -95,6 +95,7 @@ def test_a_run_folder_stands_for_its_trained_else_its_grown_model(checkpoint: Pa
         (["models.a.path=EMPTY"], 4, "Try: models.a.path="),
         (["models.a.base=EMPTY"], 2, "models.a.base=.* is for adapters"),
         (["models.a.path=ADAPTER"], 2, "is an adapter(.|\n)*models.a.base=DIR"),
+        (["models.a.path=OTHERS", "models.a.base=BASE"], 4, "was tuned beside another checkpoint .fingerprint 0123abcd"),
         (["models.a.path=BERT"], 4, "BertForMaskedLM, and no causal language model"),
         (["evaluation.path=BLANK"], 3, "holds no text"),
         (["evaluation.path=NOWHERE"], 3, "does not exist(.|\n)*Try: evaluation.path="),
@@ -113,11 +114,17 @@ def test_what_does_not_go_together_is_refused_before_anything_is_written(
 ) -> None:
     import re
 
-    places = {name: tmp_path / name.lower() for name in ("RUN", "EMPTY", "ADAPTER", "BERT", "BLANK")}
-    for name in ("RUN", "EMPTY", "ADAPTER"):
+    places = {
+        name: tmp_path / name.lower() for name in ("RUN", "EMPTY", "ADAPTER", "OTHERS", "BERT", "BLANK")
+    }
+    for name in ("RUN", "EMPTY", "ADAPTER", "OTHERS"):
         places[name].mkdir()
     (places["RUN"] / "manifest.json").write_text("{}")
-    (places["ADAPTER"] / "adapter_config.json").write_text("{}")
+    for name in ("ADAPTER", "OTHERS"):
+        (places[name] / "adapter_config.json").write_text("{}")
+    (places["OTHERS"] / "adapter_model.safetensors").touch()
+    (places["OTHERS"] / "ligo.json").write_text('{"base_fingerprint": "0123abcd4567"}')
+    places["BASE"] = checkpoint
     places["BERT"] = REPO / "ligo" / "zoo" / "tiny-bert"
     places["BLANK"] = tmp_path / "blank.txt"
     places["BLANK"].write_text(" \n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ import pytest
 import torch
 
 from ligo.config import compose_options
+from ligo.core.errors import ConfigError
 from ligo.evaluate import OPTIONS
+from ligo.evaluation.tasks import task_manager
 from tests.evaluation.checkpoints import character_tokenizer, figures, random_checkpoint, run
 
 pytest.importorskip("lm_eval")
@@ -134,20 +137,18 @@ def test_other_data_can_be_given_to_a_task(checkpoint: Path, tasks: Path, tmp_pa
     assert {row["count"] for row in rows} == {2}
 
 
-def test_llamas_table_names_eight_tasks_that_the_harness_has() -> None:
-    from ligo.evaluation.tasks import task_manager
-
+def test_llamas_table_names_eight_tasks_that_the_harness_has_and_another_name_is_refused() -> None:
     config, _ = compose_options(["evaluation=llama-table", "models.a.path=x"], OPTIONS)
-    assert len(config.evaluation.tasks) == 8 and set(config.evaluation.metrics) == set(
-        config.evaluation.tasks
-    )
-    task_manager(config.evaluation)  # refuses names that are not there
+    table = config.evaluation
+    assert len(table.tasks) == 8 and set(table.metrics) == set(table.tasks)
+    words = "no task 'hellaswga' in lm-evaluation-harness.\n  Try: evaluation.tasks=.hellaswag."
+    with pytest.raises(ConfigError, match=words):  # of the eight none
+        task_manager(replace(table, tasks=[*table.tasks, "hellaswga"]))
 
 
 @pytest.mark.parametrize(
     ("more", "code", "words"),
     [
-        (["evaluation.tasks=[chosing]"], 2, "no task 'chosing' in lm-evaluation-harness nor in .*\n  Try: evaluation.tasks=.choosing."),
         (["evaluation.metrics={choosing: acc_nrm}"], 2, "evaluation.metrics.choosing=acc_nrm is not one of acc, acc_norm"),
         (["evaluation.overrides={choosing: {doc_to_texts: x}}"], 2, "does not take the task choosing"),
         (["evaluation.overrides={choosing: {dataset_kwargs: {data_files: {test: nowhere.jsonl}}}}"], 3, "the data of the task choosing cannot be had"),
