@@ -120,7 +120,7 @@ class Classification(EvaluationOfEach[ClassificationConfig]):
         return found
 
     def evaluate(self, model: Model, run: Run, seed: int) -> Findings:
-        from ligo.evaluation.finetuning.grid import Job, run_grid
+        from ligo.evaluation.finetuning.grid import Job, run_grid, spread
         from ligo.evaluation.finetuning.heads import model_with_head
         from ligo.evaluation.finetuning.text_classes import ClassOfText, NumberOfText, labels_given
         from ligo.evaluation.finetuning.text_rows import FixedRows, TextBatches
@@ -128,6 +128,7 @@ class Classification(EvaluationOfEach[ClassificationConfig]):
         config, task, reader = self.config, self.task, self._readers[model.name]
         encoded = dict(self._encoded[model.name])
         learned = encoded.pop("train")
+        held_out = encoded["validation"]
         rows = {split: FixedRows(examples) for split, examples in encoded.items()}
         kind = NumberOfText if task.guesses_numbers else ClassOfText
         objective = kind(reader.family, lambda: reader.tokenizer)
@@ -152,6 +153,7 @@ class Classification(EvaluationOfEach[ClassificationConfig]):
                 make=make,
                 objective=objective,
                 batches=lambda seed: TextBatches(learned, config.train.batch_size, seed),
+                followed=FixedRows([held_out[number] for number in spread(len(held_out))]).batches,
                 rows={split: found.batches for split, found in rows.items()},
                 num_examples=len(learned),
                 length=reader.length,

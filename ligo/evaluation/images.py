@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -105,7 +105,7 @@ class ImageClassification(EvaluationOfEach[ImagesConfig]):
         from ligo.accounting.flops import model_flops
         from ligo.data.images import Images
         from ligo.data.loader import Batches
-        from ligo.evaluation.finetuning.grid import Job, predictions, run_grid
+        from ligo.evaluation.finetuning.grid import Job, predictions, run_grid, spread
         from ligo.evaluation.finetuning.heads import model_with_head
         from ligo.training.objectives import ImageClasses
 
@@ -114,7 +114,10 @@ class ImageClassification(EvaluationOfEach[ImagesConfig]):
         objective = ImageClasses(family)
         length = objective.shape.num_tokens
         images = Images((learned.pixels, learned.labels), (learned.pixels[:0], learned.labels[:0]), "", name, objective.shape)  # fmt: skip
-        rows = {split: _rows(found) for split, found in pictures.items()}
+        rows = {split: ImageRows(found) for split, found in pictures.items()}
+        held_out = pictures["validation"]
+        some = spread(len(held_out.labels))
+        followed = replace(held_out, pixels=held_out.pixels[some], labels=held_out.labels[some])
         forward = model_flops(family, length).forward * length
         classes = dict(enumerate(learned.classes))
 
@@ -137,6 +140,7 @@ class ImageClassification(EvaluationOfEach[ImagesConfig]):
                 make=make,
                 objective=objective,
                 batches=lambda seed: Batches(images, length, config.train.batch_size, seed),
+                followed=list(ImageRows(followed)),
                 rows=rows,
                 num_examples=len(learned.labels),
                 length=length,
@@ -168,14 +172,20 @@ class ImageClassification(EvaluationOfEach[ImagesConfig]):
 _ROWS_AT_ONCE = 64  # per forward pass of an evaluation
 
 
-def _rows(pictures: Pictures) -> list[np.ndarray]:
-    """int64 [<= 64, pixels + 1] each, in the order of the images."""
-    return [
-        np.column_stack(
-            [pictures.pixels[first : first + _ROWS_AT_ONCE], pictures.labels[first : first + _ROWS_AT_ONCE]]
-        )
-        for first in range(0, len(pictures.labels), _ROWS_AT_ONCE)
-    ]
+class ImageRows(Sequence[np.ndarray]):
+    """Rows to evaluate on, int64 [<= 64, pixels + 1] each, in the order of the images; each is made when it is asked for."""
+
+    def __init__(self, pictures: Pictures) -> None:
+        self._pictures = pictures
+
+    def __len__(self) -> int:
+        return -(-len(self._pictures.labels) // _ROWS_AT_ONCE)
+
+    def __getitem__(self, number: Any) -> Any:
+        if not 0 <= number < len(self):
+            raise IndexError(number)
+        part = slice(number * _ROWS_AT_ONCE, (number + 1) * _ROWS_AT_ONCE)
+        return np.column_stack([self._pictures.pixels[part], self._pictures.labels[part]])
 
 
 def _with_classes(family: Family, classes: Sequence[str]) -> ViT:

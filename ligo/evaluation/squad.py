@@ -102,12 +102,12 @@ class QuestionAnswering(EvaluationOfEach[SquadConfig]):
             raise ConfigError(
                 f"evaluation.stride={stride}: beside questions of {question} tokens, a window of {length} has room for "
                 f"{max(room, 0)} tokens of a text, and has to move on by one at least.\n"
-                f"  Try: evaluation.stride={max(0, length // 3)}, or a larger evaluation.max_length"
+                f"  Try: evaluation.stride={max(0, room // 2)}, or a larger evaluation.max_length"
             )
         return stride, question
 
     def evaluate(self, model: Model, run: Run, seed: int) -> Findings:
-        from ligo.evaluation.finetuning.grid import Job, run_grid
+        from ligo.evaluation.finetuning.grid import Job, run_grid, spread
         from ligo.evaluation.finetuning.heads import model_with_head
         from ligo.evaluation.finetuning.spans import EndsOfAnswer, answers_given
         from ligo.evaluation.finetuning.text_rows import FixedRows, TextBatches
@@ -116,6 +116,7 @@ class QuestionAnswering(EvaluationOfEach[SquadConfig]):
         windows = dict(self._windows[model.name])
         learned = [window.encoded for window in windows.pop("train")]
         rows = {split: FixedRows([window.encoded for window in found]) for split, found in windows.items()}
+        held_out = [window.encoded for window in windows["validation"]]
         objective = EndsOfAnswer(reader.family, lambda: reader.tokenizer)
 
         def make(seed: int) -> tuple[Any, list[str]]:
@@ -129,6 +130,7 @@ class QuestionAnswering(EvaluationOfEach[SquadConfig]):
                 make=make,
                 objective=objective,
                 batches=lambda seed: TextBatches(learned, config.train.batch_size, seed),
+                followed=FixedRows([held_out[number] for number in spread(len(held_out))]).batches,
                 rows={split: found.batches for split, found in rows.items()},
                 num_examples=len(learned),
                 length=reader.length,

@@ -80,7 +80,7 @@ def test_a_run_is_that_of_a_plain_loop_of_transformers_on_the_same_batches(
             group["lr"] = RATE * (1.0 if step == 0 else (STEPS - step) / 9)
         optimizer.step()
         optimizer.zero_grad()
-        losses.append(float(loss))
+        losses.append(loss.item())
     assert [each["train/loss"] for each in ours if "train/loss" in each] == pytest.approx(losses, abs=PARITY)
     assert losses[-1] < losses[0] - 0.1
     details = found["models"]["small"]["details"]

@@ -90,7 +90,7 @@ def test_a_run_is_that_of_a_plain_loop_of_transformers(tmp_path: Path, data: Pat
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        losses.append(float(loss))
+        losses.append(loss.item())
     assert ours == pytest.approx(losses, abs=PARITY)
 
 

@@ -33,6 +33,8 @@ from ligo.training.schedule import num_steps
 Scores = Mapping[str, Mapping[str, float]]
 """Split -> metric -> value; the first metric of validation is the one that rates are chosen by."""
 
+_MOST_FOLLOWED = 512
+
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
@@ -45,8 +47,10 @@ class Job:
     objective: Objective
     batches: Callable[[int], Windows]
     """Seed -> batches to learn from."""
-    rows: Mapping[str, list[np.ndarray]]
-    """Split to score on -> its rows; the loss is followed on validation's."""
+    followed: list[np.ndarray]
+    """Rows of validation, all or some, for the loss while training."""
+    rows: Mapping[str, Sequence[np.ndarray]]
+    """Split to score on -> its rows, validation first."""
     num_examples: int
     """To learn from."""
     length: int
@@ -102,7 +106,7 @@ def _run(job: Job, config: FineTuningConfig, run: Run, rate: float, seed: int) -
         engine,
         arm=arm,
         batches=batches,
-        validation=job.rows["validation"],
+        validation=job.followed,
         config=training,
         flops_per_token=3 * first / training.batch_tokens,
         flops_share=lambda step: job.forward_flops(batches[step]) / first,
@@ -113,7 +117,7 @@ def _run(job: Job, config: FineTuningConfig, run: Run, rate: float, seed: int) -
     )
     scores = job.scores(engine)
     engine.close()
-    passes = {split: sum(map(job.forward_flops, rows)) for split, rows in job.rows.items()}
+    scored = sum(sum(map(job.forward_flops, rows)) for rows in job.rows.values())
     losses = 1 + math.ceil(num_steps(training) / training.evaluate_every)
     result = {
         "rate": rate,
@@ -122,7 +126,7 @@ def _run(job: Job, config: FineTuningConfig, run: Run, rate: float, seed: int) -
         "loss": found.loss,
         "steps": found.step,
         "flops": found.flops,
-        "evaluation_flops": sum(passes.values()) + losses * passes["validation"],
+        "evaluation_flops": scored + losses * sum(map(job.forward_flops, job.followed)),
         "wall_s": found.wall_s,
         "drawn": drawn,
     }
@@ -131,6 +135,12 @@ def _run(job: Job, config: FineTuningConfig, run: Run, rate: float, seed: int) -
     metric, value = _chosen_by(scores)
     say(f"{arm}: {metric} {value:.4f} on validation, {in_flops(found.flops)}")
     return result
+
+
+def spread(count: int) -> np.ndarray:
+    """Numbers of the items that the loss is followed on: all, or 512 at equal distances; int64 [<= 512]."""
+    followed = min(count, _MOST_FOLLOWED)
+    return np.arange(followed) * count // followed
 
 
 def predictions(
