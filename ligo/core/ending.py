@@ -72,7 +72,7 @@ def ending(goes_on: str = GOES_ON) -> Iterator[None]:
             sys.exit(told.exit_code)
 
 
-def _interrupted_early(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+def interrupted_early(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """In the place of `sys.excepthook`: Ctrl-C while a command is still being imported."""
     if issubclass(kind, KeyboardInterrupt) and not is_debugging():
         _complain(error, explain(error))
@@ -213,8 +213,3 @@ def _complain(error: BaseException, told: LigoError) -> None:
             print(redact("".join(traceback.format_exception(error))), file=sys.stderr)
         for line in lines:
             print(line if rank == 0 else f"rank {rank}: {line}", file=sys.stderr, flush=True)
-
-
-_main = getattr(sys.modules.get("__main__"), "__spec__", None)
-if _main is not None and _main.name.startswith("ligo."):  # this process is one of the commands
-    sys.excepthook = _interrupted_early
