@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import signal
 import socket
+import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
