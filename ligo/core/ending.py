@@ -11,6 +11,7 @@ import errno
 import logging
 import os
 import re
+import select
 import sys
 import traceback
 from collections.abc import Iterator
@@ -102,11 +103,19 @@ def explain(error: BaseException, goes_on: str = GOES_ON) -> LigoError:
 def _leave_broken_output() -> bool:
     """Let go of what is still to be printed, where that cannot be: to a closed pipe or a full disk. Whether it was so."""
     try:
+        number = sys.stdout.fileno()
+    except (OSError, ValueError):  # no file, as in notebooks
+        return False
+    reader = select.poll()
+    reader.register(number, select.POLLOUT)
+    broken = any(event & select.POLLERR for _, event in reader.poll(0))
+    try:
         sys.stdout.flush()
     except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
+        broken = True
+    if broken:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+    return broken
 
 
 def is_debugging() -> bool:

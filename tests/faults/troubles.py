@@ -72,7 +72,7 @@ def losses(folder: Path) -> list[dict[str, Any]]:
 
 def fills(tally: Tally, trials: int) -> None:
     """The disk is full after a part of what training writes: exit 5, what was grown before is whole, the same start goes on."""
-    small = (*small_checkpoint(tally.folder), *QUIET)
+    small = (*small_checkpoint(), *QUIET)
     whole = tally.folder / "whole"
     stages = ("stages=[write]", "stages=[write,train]")
     before = 0
@@ -116,7 +116,7 @@ def endings(tally: Tally, trials: int) -> None:
     from tests.instruction.recording import write_recording
     from tests.reports.study_folder import SCRATCH, add_run
 
-    small = (*small_checkpoint(tally.folder), *QUIET)
+    small = (*small_checkpoint(), *QUIET)
     recording = write_recording(tally.folder / "completions.jsonl", 8)
     records = [{"instruction": f"Say {i}.", "input": "", "output": f"{i} {i}"} for i in range(64)]
     (tally.folder / "say.json").write_text(json.dumps(records))
