@@ -11,6 +11,7 @@ import errno
 import logging
 import os
 import re
+import select
 import sys
 import traceback
 from collections.abc import Iterator
@@ -74,7 +75,7 @@ def ending(goes_on: str = GOES_ON) -> Iterator[None]:
             sys.exit(told.exit_code)
 
 
-def _interrupted_early(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+def interrupted_early(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """In the place of `sys.excepthook`: Ctrl-C while a command is still being imported."""
     if issubclass(kind, KeyboardInterrupt) and not is_debugging():
         _complain(error, explain(error))
@@ -104,11 +105,19 @@ def explain(error: BaseException, goes_on: str = GOES_ON) -> LigoError:
 def _leave_broken_output() -> bool:
     """Let go of what is still to be printed, where that cannot be: to a closed pipe or a full disk. Whether it was so."""
     try:
+        number = sys.stdout.fileno()
+    except (OSError, ValueError):  # no file, as in notebooks
+        return False
+    reader = select.poll()
+    reader.register(number, select.POLLOUT)
+    broken = any(event & select.POLLERR for _, event in reader.poll(0))
+    try:
         sys.stdout.flush()
     except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
+        broken = True
+    if broken:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+    return broken
 
 
 def is_debugging() -> bool:
@@ -215,8 +224,3 @@ def _complain(error: BaseException, told: LigoError) -> None:
             print(redact("".join(traceback.format_exception(error))), file=sys.stderr)
         for line in lines:
             print(line if rank == 0 else f"rank {rank}: {line}", file=sys.stderr, flush=True)
-
-
-_main = getattr(sys.modules.get("__main__"), "__spec__", None)
-if _main is not None and _main.name.startswith("ligo."):  # this process is one of the commands
-    sys.excepthook = _interrupted_early

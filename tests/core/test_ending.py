@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import signal
 import socket
+import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +16,7 @@ from ligo.core.ending import ending, explain
 from ligo.core.errors import CheckpointError, ConfigError, DamagedError, Interrupted, ResourceError
 from ligo.core.files import folder_aside, read_json
 from ligo.core.run import Run
+from tests.conftest import REPO
 
 
 def end(error: BaseException, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
@@ -177,3 +180,11 @@ def test_words_that_cannot_be_printed_change_no_exit_code(monkeypatch: pytest.Mo
     with suppress(OSError):
         full.close()
     assert stop.value.code == 2
+
+
+def test_ctrl_c_while_a_command_is_being_imported_is_no_traceback() -> None:
+    code = "import sys; sys.argv[:1] = ['-m']; import ligo; raise KeyboardInterrupt"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGINT  # which a shell shows as 130
+    assert done.stderr.startswith("Interrupted: interrupted; the same command goes on")
+    assert "Traceback" not in done.stderr

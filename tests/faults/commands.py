@@ -9,10 +9,12 @@ import importlib
 import os
 import runpy
 import sys
+import tempfile
 import time
 import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -135,8 +137,13 @@ def write_text_file(path: Path) -> Path:
     return path
 
 
-def small_checkpoint(folder: Path) -> tuple[str, ...]:
-    """Options of a small checkpoint that is trained now, and the text that goes with it."""
+_KEPT = tempfile.TemporaryDirectory()  # as long as this process
+
+
+@cache
+def small_checkpoint() -> tuple[str, ...]:
+    """Options of a small checkpoint that is trained now, once, and the text that goes with it."""
+    folder = Path(_KEPT.name)
     text = write_text_file(folder / "fables.txt")
     run_dir = folder / "first"
     arguments = (

@@ -30,7 +30,7 @@ MOST_GROWTH = 0.02
 
 def starts(tally: Tally, trials: int) -> None:
     """Eight starts of one command at once: one run folder, the work done once, the others refused with words or done."""
-    small = small_checkpoint(tally.folder)
+    small = small_checkpoint()
     for trial in range(trials):
         folder = tally.folder / f"starts-{trial}"
         folder.mkdir()
@@ -66,7 +66,7 @@ def starts(tally: Tally, trials: int) -> None:
 
 def soak(tally: Tally, trials: int) -> None:
     """So many steps with a save every twenty: memory grows by less than 2 %, and no file stays open."""
-    small = (*small_checkpoint(tally.folder), *QUIET)
+    small = (*small_checkpoint(), *QUIET)
     folder = tally.folder / "soak"
     budget = (f"train.max_tokens={trials * 256}", "train.save_every=20", "train.evaluate_every=100")
     pid = start("grow", (*small, *budget, "stages=[write,train]", f"run.dir={folder}"), tally.folder)
