@@ -29,7 +29,7 @@ lint: setup
 docs: setup
 	$(BIN)/python -m mkdocs build --strict
 
-# The quick tests with the lowest and with the highest versions that setup.py allows: a quarter of an hour.
+# The quick tests with the lowest and with the highest versions that setup.py allows: half an hour, and some GB of downloads.
 compat: setup
 	$(BIN)/python -m benchmarks.compat
 

@@ -7,7 +7,7 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).parent
 
 extras = {
-    "deepspeed": ["deepspeed>=0.19.3,<0.20"],
+    "deepspeed": ["deepspeed>=0.19.8,<0.20"],
     "wandb": ["wandb>=0.31,<0.40"],
     "wandb-report": ["wandb>=0.31,<0.40", "wandb-workspaces>=0.4.13,<0.5"],
     "peft": ["peft>=0.19,<0.30", "bitsandbytes>=0.49,<0.60"],
@@ -72,7 +72,7 @@ setup(
     install_requires=[
         # never an open range: a newer torch would pull several GB
         "torch>=2.11,<2.14",
-        "transformers>=5.17,<6",
+        "transformers>=5.19,<6",
         "hydra-core>=1.3.5,<1.4",
         "accelerate>=1.10,<2",
         "bokeh>=3.8,<4",

@@ -300,7 +300,7 @@ def figures_page() -> str:
     return (
         "# Measured figures\n\n"
         "Every row of `benchmarks/results/`, with what it was meant to reach. What was not reached is said; what needs a "
-        "GPU has no number until one has measured it. `make bench-demo` and its sisters measure anew.\n\n"
+        "GPU has no number until one has measured it. `make bench-demo` and the other `bench-` targets measure anew.\n\n"
         f"{figures.all_rows()}"
     )
 

@@ -40,7 +40,7 @@ def test_every_command_and_module_is_in_the_reference(site: Path) -> None:
         assert f"python -m ligo.{name}" in commands
     options = (site / "api" / "options.html").read_text()
     assert "Peak learning rate." in options
-    assert "FAMILIES" in (site / "api" / "families.html").read_text()
+    assert "WidthOperator" in (site / "api" / "operators.html").read_text()
 
 
 def test_nothing_is_left_unfilled_and_nothing_comes_from_elsewhere(site: Path) -> None:
