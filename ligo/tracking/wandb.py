@@ -100,7 +100,14 @@ class WandbTracker:
             made = [p for role in JOBS[name].makes if (p := self._products.find(role)) and p.path is not None]
             new = [product for product in made if product.role not in self._made]
             if name in self._open or (name == self._main and new):
-                self._hand_on(name, new)
+                try:
+                    self._hand_on(name, new)
+                except (
+                    Exception
+                ) as error:  # of W&B, its server or the network: a mirror does not end what it mirrors
+                    warn(
+                        f"W&B has no artifacts of {name}: {error}\n  Try: python -m ligo.sync {self._folder}"
+                    )
             if name in self._open and name != self._main:
                 self._open.pop(name).finish()
 
