@@ -45,7 +45,7 @@ def test_every_shipped_study_can_be_built(name: str) -> None:
 
 def test_the_study_of_operators_names_each_of_them() -> None:
     arms = yaml.safe_load((conf_dir() / "study" / "operators.yaml").read_text())["arms"]
-    assert sorted(arms) == sorted([*options("operator"), "scratch", "continue-small"])
+    assert sorted(arms) == sorted([*options("operator"), "scratch", "short", "continue-small"])
 
 
 def test_a_run_is_named_by_the_hash_that_ligo_grow_gives_it() -> None:

@@ -15,7 +15,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from ligo.core.errors import ResourceError, require
+from ligo.core.errors import Interrupted, ResourceError, require
 from ligo.core.log import warn
 from ligo.core.redact import published, redact
 from ligo.core.run import Run
@@ -104,17 +104,22 @@ class WandbTracker:
         if next_job is not None and next_job not in JOBS:
             return
         for name in _ORDER[: None if next_job is None else _ORDER.index(next_job)]:
-            made = [p for role in JOBS[name].makes if (p := self._products.find(role)) and p.path is not None]
-            new = [product for product in made if product.role not in self._made]
-            if name in self._open or (name == self._main and new):
-                self._hand_on(name, new)
+            try:
+                self._hand_on(name)
+            except Interrupted:
+                raise
+            except Exception as error:  # W&B's, its server's, the network's: a mirror ends nothing
+                warn(f"W&B has no artifacts of {name}: {error}\n  Try: python -m ligo.sync {self._folder}")
             if name in self._open and name != self._main:
                 self._open.pop(name).finish()
 
-    def _hand_on(self, job: str, made: list[Product]) -> None:
-        run = self._run(job)
-        if self._artifacts == "off":
+    def _hand_on(self, job: str) -> None:
+        """Log what a job took and made, if it is one of this process; the main job has no records to begin with."""
+        found = [product for role in JOBS[job].makes if (product := self._products.find(role)) is not None]
+        made = [product for product in found if product.path is not None and product.role not in self._made]
+        if self._artifacts == "off" or not (job in self._open or (job == self._main and made)):
             return
+        run = self._run(job)
         for roles in JOBS[job].takes:
             taken = self._products.first(roles)
             if taken is not None and (job, taken.role) not in self._taken:

@@ -171,6 +171,22 @@ def test_artifacts_can_be_left_out(tmp_path: Path) -> None:
         check(TrackingConfig(artifacts="copies"))
 
 
+def test_a_mirror_that_breaks_does_not_end_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(folder: Path) -> str:
+        raise OSError("the disk is gone")
+
+    started = start_trackers(
+        TrackingConfig(wandb="offline"), tmp_path, study="s", name="n", run_config={}, fingerprint=broken
+    )
+    started.log({"arm": "grown", "step": 1, "tokens": 10})
+    (tmp_path / "trained").mkdir()
+    started.finish()
+    assert "W&B has no artifacts of train: the disk is gone" in capsys.readouterr().err
+    assert recorded_runs(tmp_path)["train"].history == [{"step": 1, "tokens": 10}]
+
+
 def test_a_tuned_model_is_one_job(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text(json.dumps({"inputs": {"small": "a" * 64}}))
     started = tracker(tmp_path, {"tuning": {"method": "lora"}})

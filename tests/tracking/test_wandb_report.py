@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,8 +17,10 @@ from ligo.reports.study import load_study
 from ligo.reports.study_table import markdown
 from ligo.sync import main, sync_study
 from ligo.tracking.wandb_report import study_report
+from tests.conftest import REPO
 from tests.reports.study_folder import SCRATCH, add_run
 from tests.tracking.wandb_file import recorded_runs
+from tests.tracking.wandb_server import running
 
 
 @pytest.fixture
@@ -72,6 +76,24 @@ def test_the_command_tells_a_study_from_a_run(
     said = capsys.readouterr().out
     order = [word for word in said.split() if "offline-run" in word]
     assert [Path(word).parent.parent.name for word in order] == ["exact-0", "scratch-0"]
+
+
+def test_with_a_login_the_runs_and_the_report_are_sent(study: Path) -> None:
+    pytest.importorskip("wandb_workspaces", reason="the extra ligo[wandb-report] is not installed")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    command = [sys.executable, "-m", "ligo.sync", str(study), "--mode", "online"]
+    with running() as server:
+        environment |= {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": "0" * 40, "PYTHONPATH": str(REPO)}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert f"published: {server.url}/me/growing/reports/study-arms--" in done.stdout
+    jobs = [
+        asked["jobType"] for name, asked in server.asked if name == "UpsertBucket" and asked.get("jobType")
+    ]
+    assert jobs == ["train", "scratch"]
+    (view,) = (asked for name, asked in server.asked if name == "upsertView")
+    assert (view["displayName"], view["projectName"]) == ("study arms", "growing")
+    assert "| exact |" in view["spec"]
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

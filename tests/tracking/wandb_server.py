@@ -43,6 +43,8 @@ class Server(ThreadingHTTPServer):
         if operation == "CreateArtifact":
             made = {"id": asked["input"]["digest"], "state": "PENDING", "artifactSequence": {"id": "1"}}
             return {"createArtifact": {"artifact": {"__typename": "Artifact", **made}}}
+        if operation == "ArtifactType":
+            return {"project": None}
         if operation == "CreateArtifactManifest":
             return {
                 "createArtifactManifest": {"artifactManifest": {"id": "1", "file": {"id": "1", **upload}}}
@@ -56,6 +58,22 @@ class Server(ThreadingHTTPServer):
         if operation == "CreateRunFiles":
             files = [{"name": name, **upload} for name in asked.get("files", [])]
             return {"createRunFiles": {"runID": "1", "uploadHeaders": [], "files": files}}
+        if operation == "GetDefaultEntity":
+            return {"viewer": {"id": "1", "entity": "me", "defaultEntity": {"id": "1", "name": "me"}}}
+        if operation == "ProjectInternalId":
+            return {"project": {"internalId": "1"}}
+        if operation == "GetProjects":
+            return {"models": {"edges": [], "pageInfo": {"endCursor": None, "hasNextPage": False}}}
+        if operation == "CreateProject":
+            return {"upsertModel": {"model": {"id": "1", "name": "project"}}}
+        if operation == "upsertView":
+            project = {"name": asked["projectName"], "entityName": asked["entityName"]}
+            view = {
+                "id": "VmlldzoxMjM0",
+                "project": project,
+                **{key: asked[key] for key in ("displayName", "description", "spec")},
+            }
+            return {"upsertView": {"view": view, "inserted": True}}
         return {}
 
 
