@@ -51,11 +51,11 @@ def growth_facts(
     }
 
 
-def growth_section(run: RunRecord, number: int, charts: dict[str, Any]) -> dict[str, Any]:
+def growth_section(run: RunRecord, number: int, num_runs: int, charts: dict[str, Any]) -> dict[str, Any]:
     """What the page shows of a run's growth.
 
     Args:
-        number: of the section; it makes the ids of its charts its own.
+        number: of the section, out of `num_runs`; it makes the ids of its charts its own.
         charts: by id, as Bokeh's JSON; those of this section are added.
     """
     small, target = run.plan.get("small"), run.plan.get("target")
@@ -64,7 +64,7 @@ def growth_section(run: RunRecord, number: int, charts: dict[str, Any]) -> dict[
         changed = [
             (key, small.get(key, "absent"), new) for key, new in target.items() if small.get(key) != new
         ]
-    found, changes = heat_maps(run.folder), None
+    found, changes = heat_maps(run.folder, num_runs), None
     if found is not None:
         changes = {"id": f"operator-{number}", "left_out": found.left_out}
         charts[f"operator-{number}"] = found.item
