@@ -9,6 +9,9 @@ from ligo.reports.collect import RunRecord
 from ligo.reports.heatmaps import heat_maps
 from ligo.reports.modules import module_chart, module_rows
 
+_MOST_CHARTS = 16
+"""Of weights on one page; where more runs stand side by side, their tables say it."""
+
 
 def growth_facts(
     plan: Mapping[str, Any], results: Mapping[str, Mapping[str, Any]], config: Mapping[str, Any]
@@ -51,11 +54,11 @@ def growth_facts(
     }
 
 
-def growth_section(run: RunRecord, number: int, charts: dict[str, Any]) -> dict[str, Any]:
+def growth_section(run: RunRecord, number: int, num_runs: int, charts: dict[str, Any]) -> dict[str, Any]:
     """What the page shows of a run's growth.
 
     Args:
-        number: of the section; it makes the ids of its charts its own.
+        number: of the section, out of `num_runs`; it makes the ids of its charts its own.
         charts: by id, as Bokeh's JSON; those of this section are added.
     """
     small, target = run.plan.get("small"), run.plan.get("target")
@@ -64,7 +67,7 @@ def growth_section(run: RunRecord, number: int, charts: dict[str, Any]) -> dict[
         changed = [
             (key, small.get(key, "absent"), new) for key, new in target.items() if small.get(key) != new
         ]
-    found, changes = heat_maps(run.folder), None
+    found, changes = heat_maps(run.folder, num_runs), None
     if found is not None:
         changes = {"id": f"operator-{number}", "left_out": found.left_out}
         charts[f"operator-{number}"] = found.item
@@ -72,23 +75,25 @@ def growth_section(run: RunRecord, number: int, charts: dict[str, Any]) -> dict[
         "summary": run.summary,
         "plan": run.plan,
         "changed": changed,
-        "modules": list(_modules(run, number, charts)),
+        "modules": list(_modules(run, number, charts if num_runs <= _MOST_CHARTS else None)),
         "changes": changes,
     }
 
 
-def _modules(run: RunRecord, number: int, charts: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _modules(run: RunRecord, number: int, charts: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
     """Of the growth before training, or the first one inside it, and of those inside training."""
     inner = list(run.summary.get("inner_growth") or ())
     first = [run.summary.get("growth") or {}]
     if inner and first[0].get("modules") == inner[0].get("modules"):
         first = []  # train.start=small: the summary's growth is the first inside
     for place, growth in enumerate([*first, *inner]):
-        chart = module_chart(growth.get("modules") or ())
-        if chart is not None:
-            charts[f"modules-{number}-{place}"] = chart
+        modules, key = growth.get("modules") or (), f"modules-{number}-{place}"
+        chart = None if charts is None else module_chart(modules)
+        if charts is not None and chart is not None:
+            charts[key] = chart
+        if modules:
             yield {
-                "id": f"modules-{number}-{place}",
-                "rows": module_rows(growth["modules"]),
+                "id": key if chart is not None else None,
+                "rows": module_rows(modules),
                 "at_tokens": growth.get("at_tokens"),
             }

@@ -17,6 +17,9 @@ from ligo.checkpoint.load import open_tensors
 from ligo.reports.style import plain
 
 MOST_MAPS = 24
+"""Of one run."""
+_PAGE_MAPS = 48
+"""Of all runs on a page together, which keeps it small and quickly made."""
 _OPERATOR_FILE = "operator.safetensors"
 _HEADS = re.compile(r"(expand|reduce)\.((?:kv_)?heads.*)\.values")
 
@@ -66,19 +69,22 @@ def learned_changes(folder: Path) -> list[Change]:
     return changes
 
 
-def heat_maps(folder: Path) -> HeatMaps | None:
-    """The changes that a run's operator learned, each coloured between its own largest values; None without any."""
+def heat_maps(folder: Path, num_runs: int = 1) -> HeatMaps | None:
+    """The changes that a run's operator learned, each coloured between its own largest values; None without any.
+
+    Args:
+        num_runs: that share the page.
+    """
     changes = learned_changes(folder)
     if not changes:
         return None
     from bokeh.embed import json_item
     from bokeh.models import InlineStyleSheet, Row
 
-    plots = [_plot(change) for change in changes[:MOST_MAPS]]
+    most = max(1, min(MOST_MAPS, _PAGE_MAPS // num_runs))
+    plots = [_plot(change) for change in changes[:most]]
     wraps = InlineStyleSheet(css=":host { flex-wrap: wrap }")  # on a narrow screen
-    return HeatMaps(
-        dict(json_item(Row(children=plots, stylesheets=[wraps]))), max(0, len(changes) - MOST_MAPS)
-    )
+    return HeatMaps(dict(json_item(Row(children=plots, stylesheets=[wraps]))), max(0, len(changes) - most))
 
 
 def _is_drawn(name: str) -> bool:

@@ -105,7 +105,7 @@ def _page_of_runs(runs: Sequence[RunRecord], notes: Sequence[str]) -> str:
             "arms": arms_of(run),
             "not_measured": run.summary.get("not_measured") or (),
             "notes": _notes(run),
-            **growth_section(run, number, charts),
+            **growth_section(run, number, len(runs), charts),
         }
         for number, run in enumerate(runs)
     ]
@@ -123,13 +123,13 @@ def _page_of_study(study: Study) -> str:
     if losses is not None:
         charts["losses"] = losses.item
     first_of = {member.group: member for member in reversed(members) if "write" in member.results}
-    arms = [arm.name for arm in study.arms if arm.name in first_of]
+    arms = list(dict.fromkeys(arm.name for arm in study.arms if arm.name in first_of))
     sections = [
         {
             "name": f"{name}, as run {first_of[name].record.name} did it",
-            **growth_section(first_of[name].record, number, charts),
+            **growth_section(first_of[name].record, number, len(arms), charts),
         }
-        for number, name in enumerate(dict.fromkeys(arms))
+        for number, name in enumerate(arms)
     ]
     return _rendered(
         "study.html",

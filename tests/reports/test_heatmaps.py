@@ -71,3 +71,9 @@ def test_the_page_of_a_run_shows_them(make_run: RunMaker, tmp_path: Path) -> Non
     page = write_report([folder], tmp_path / "with.html")[0].read_text()
     assert words in visible_text(page)
     assert page.count("kind0") == 1 and len(page) < 2_000_000
+
+
+def test_runs_on_one_page_share_its_maps(tmp_path: Path) -> None:
+    write_operator(tmp_path, kinds=9)
+    found = heat_maps(tmp_path, num_runs=8)
+    assert found is not None and found.left_out == 4  # of nine kinds and the heads, six
