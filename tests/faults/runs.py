@@ -77,7 +77,7 @@ def soak(tally: Tally, trials: int) -> None:
         done, status = os.waitpid(pid, os.WNOHANG)
         if done:
             code = os.waitstatus_to_exitcode(status)
-        elif (step := last_step(folder)) is not None:
+        elif (step := last_step(folder)) is not None and resident(pid):  # else it is ending just now
             samples.append((step, resident(pid), len(list(Path(f"/proc/{pid}/fd").iterdir()))))
     tenth = trials / 10
     early = [sample for sample in samples if tenth <= sample[0] < 2 * tenth]
