@@ -135,10 +135,12 @@ class Model:
         import torch
         import transformers
 
+        from ligo.checkpoint.load import load_model
+
         made = auto_class or transformers.AutoModelForCausalLM
         dtype = self.compute.dtype if self.compute.dtype == "auto" else getattr(torch, self.compute.dtype)
         try:
-            model = made.from_pretrained(self.checkpoint.folder, dtype=dtype, local_files_only=True)
+            model = load_model(made, self.checkpoint.folder, dtype=dtype)
         except (OSError, ValueError, KeyError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise CheckpointError(
