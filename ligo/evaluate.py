@@ -26,8 +26,8 @@ DESCRIPTION = (
 EXAMPLES = (
     "python -m ligo.evaluate models.small.path=DIR models.grown.path=RUN evaluation.path=FILE_OR_FOLDER",
     "python -m ligo.evaluate evaluation=llama-table models.7b.path=DIR",
-    "python -m ligo.evaluate evaluation=pairwise models.lora.path=RUN/adapter models.lora.base=DIR models.full.path=RUN "
-    "evaluation.questions=FILE.jsonl evaluation.judge.model=NAME",
+    "python -m ligo.evaluate evaluation=pairwise models.a.path=DIR models.b.path=RUN evaluation.questions=FILE.jsonl "
+    "evaluation.judge.model=NAME",
 )
 
 

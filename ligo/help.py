@@ -19,8 +19,8 @@ import yaml
 from ligo.config import Options, conf_dir, options, register_schemas, strip_plus
 
 EXIT_CODES = (
-    "Exit codes: 0 ok, 2 usage or config, 3 data, 4 checkpoint, 5 memory or disk, 6 numerics, 75 pre-empted, "
-    "130 interrupted; 1 an error of ligo, whose traceback LIGO_DEBUG=1 shows."
+    "Exit codes: 0 ok, 2 usage or config, 3 data, 4 checkpoint, 5 memory or disk, 6 numerics, 75 pre-empted or without "
+    "network,\n130 interrupted; 1 an error of ligo, whose traceback LIGO_DEBUG=1 shows."
 )
 _COLUMN, _WIDTH = 42, 118
 

@@ -12,7 +12,7 @@ from ligo.core.errors import DataError
 from ligo.core.files import read_json
 
 _EVALUATION_OPTIONS = ("sequence_length", "validation_tokens")
-_YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the one in C is ten times as fast
+_SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the one in C is ten times as fast
 
 
 def run_config(folder: Path) -> dict[str, Any]:
@@ -23,7 +23,7 @@ def run_config(folder: Path) -> dict[str, Any]:
     """
     path = folder / "config.yaml"
     try:
-        config = yaml.load(path.read_text(encoding="utf-8"), _YAML) if path.exists() else {}
+        config = yaml.load(path.read_text(encoding="utf-8"), _SafeLoader) if path.exists() else {}
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise _unreadable(path, error) from error
     return config if isinstance(config, dict) else {}

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import yaml
 
-from ligo.config import GrowConfig, compose, compose_options
+from ligo.config import GROW, GrowConfig, compose, compose_options, multirun_words
+from ligo.launch import PROGRAMS
 from ligo.launch import command as launch_command
 from ligo.plan import known_config, make_plan
 from ligo.study import compose_sweep, make_cells
@@ -51,8 +52,12 @@ def _plan_module(module: str, arguments: list[str]) -> None:
     if module == "ligo.launch":
         at = arguments.index("--")
         assert launch_command(arguments[0], arguments[1:at], Path("config.yaml"))
-        _plan_growth(arguments[at + 1 :])
-    elif module == "ligo.sweep" and arguments[0] in ("status", "log"):
+        words = arguments[at + 1 :]
+        if words[0] in PROGRAMS:
+            compose_options(words[1:], PROGRAMS[words[0]][0])
+        else:
+            _plan_growth(words)
+    elif module == "ligo.sweep" and arguments[0] in ("status", "log", "best"):
         assert len(arguments) == 2, arguments
     elif module == "ligo.sweep":
         config, options = compose_sweep(arguments)
@@ -63,6 +68,8 @@ def _plan_module(module: str, arguments: list[str]) -> None:
         assert all((REPO / word).exists() for word in arguments if word.startswith("tests/")), arguments
     elif module.startswith("ligo.") and hasattr(importlib.import_module(module), "OPTIONS"):
         compose_options(arguments, importlib.import_module(module).OPTIONS)
+    elif module == "ligo.grow" and arguments[0] == "-m":
+        assert multirun_words(arguments, GROW)
     elif module in ("ligo.grow", "ligo.plan"):
         _plan_growth(arguments)
     else:

@@ -15,7 +15,7 @@ from tests.docs.blocks import LANGUAGES, REPO, Block, blocks_of, pages
 from tests.docs.planning import plan_command
 
 PLANNED = {
-    "README.md": 23,
+    "README.md": 28,
     "add-a-family.md": 2,
     "add-an-operator.md": 2,
     "cluster.md": 8,
@@ -23,7 +23,7 @@ PLANNED = {
     "index.md": 1,
     "quickstart.md": 2,
     "training.md": 2,
-    "tuning.md": 4,
+    "tuning.md": 6,
 }
 """How many commands of each page are planned and not run."""
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from ligo.checkpoint.load import load_model
 from ligo.core.errors import CheckpointError
 from ligo.evaluation.models import Model
 from ligo.families.base import Family
@@ -54,11 +55,10 @@ def model_with_head(
 
     torch.manual_seed(seed)
     try:
-        model, found = getattr(transformers, head).from_pretrained(
+        model, found = load_model(
+            getattr(transformers, head),
             folder,
             dtype=torch.float32,
-            local_files_only=True,
-            trust_remote_code=False,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # of a head for other classes
             **config,
