@@ -26,7 +26,7 @@ DESCRIPTION = (
 EXAMPLES = (
     "python -m ligo.evaluate models.small.path=DIR models.grown.path=RUN evaluation.path=FILE_OR_FOLDER",
     "python -m ligo.evaluate evaluation=llama-table models.7b.path=DIR",
-    "python -m ligo.evaluate evaluation=pairwise models.a.path=DIR models.b.path=RUN evaluation.questions=FILE.jsonl "
+    "python -m ligo.evaluate evaluation=pairwise models.a.path=DIR models.b.path=RUN evaluation.questions=FILE "
     "evaluation.judge.model=NAME",
 )
 
