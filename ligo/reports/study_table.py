@@ -120,7 +120,8 @@ def study_target_rows(study: Study) -> list[list[str]]:
     for arm in study.arms:
         for share, convention in dict.fromkeys((share, convention) for share, convention, _ in arm.savings):
             reached = any(arm.savings[share, word, "flops"] is not None for word in _CONVENTIONS)
-            absent = NOT_MEASURED if reached else NOT_REACHED
+            at_start = reached and arm.met_at_start and "sunk" in convention
+            absent = MET_AT_START if at_start else NOT_MEASURED if reached else NOT_REACHED
             found = [arm.savings[share, convention, measure] for measure in MEASURES]
             loss = "at its end" if share == 1 else f"after {100 * share:.0f} % of its FLOPs"
             rows.append([arm.name, loss, convention, *(_stated_saving(saving, absent) for saving in found)])
