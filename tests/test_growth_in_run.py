@@ -207,8 +207,8 @@ def test_the_small_models_own_moments_go_on_too(
 # --- interrupted --------------------------------------------------------------------------------------------
 
 
-class Killed(Exception):
-    pass
+class Killed(BaseException):
+    """As sudden as a kill: nothing of ligo catches it."""
 
 
 def dying(monkeypatch: pytest.MonkeyPatch, at: Any) -> None:

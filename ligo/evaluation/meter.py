@@ -15,7 +15,9 @@ class Meter:
 
     def __init__(self, model: Model) -> None:
         self._family = model.family()
-        self._per_token = 0 if self._family is None else model_flops(self._family, 0).forward
+        self._per_token = 0
+        if self._family is not None:  # attention is counted by what each pass sees
+            self._per_token = model_flops(self._family, 1).forward - self._family.attention_flops(1)
         self._flops = 0
 
     @property

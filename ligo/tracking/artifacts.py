@@ -73,7 +73,8 @@ class Product:
     def metadata(self) -> dict[str, Any]:
         files = [] if self.path is None else [self.path, *sorted(self.path.rglob("*"))]
         sizes = {file.name: file.stat().st_size for file in files if file.is_file()}
-        where = None if self.path is None else str(self.path)
+        # below the folder of the study: what is published names no place of a machine
+        where = None if self.path is None else f"{self.path.parent.resolve().name}/{self.path.name}"
         return {"role": self.role, "fingerprint": self.fingerprint, "path": where, "bytes": sizes}
 
 

@@ -25,7 +25,7 @@ class TrackingConfig:
     project: str = "ligo"
     """W&B project."""
     artifacts: str = "reference"
-    """What W&B keeps of models and operators: reference (name, fingerprint, sizes and where they lie; nothing is copied or
+    """What W&B keeps of models and operators: reference (name, fingerprint, sizes and run; nothing is copied or
     sent, at any size), files (they are sent whole, from where they lie), or off."""
 
 
