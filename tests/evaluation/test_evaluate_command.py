@@ -20,7 +20,7 @@ from tests.evaluation.checkpoints import random_checkpoint, run
 NEEDED = {
     "perplexity": ["evaluation.path=x.txt"],
     "tasks": ["evaluation.tasks=[hellaswag]"],
-    **dict.fromkeys(("classification", "images", "squad"), ["evaluation.path=DIR"]),
+    **{key: ["evaluation.path=DIR"] for key in ("classification", "images", "squad")},
 }
 
 
