@@ -120,7 +120,7 @@ def kill_rows() -> Figures:
     """The command killed (SIGKILL) at random instants and started again: the same files as without."""
     draw = random.Random(0)
     with tempfile.TemporaryDirectory() as folder:
-        recorded = write_recording(Path(folder) / "completions.jsonl", 400)
+        recorded = write_recording(Path(folder) / "completions.jsonl", 1000)
         command = [
             *(
                 sys.executable,
@@ -128,7 +128,7 @@ def kill_rows() -> Figures:
                 "ligo.instruct",
                 "teacher=replay",
                 f"teacher.path={recorded}",
-                "count=4000",
+                "count=10000",
             ),
             "filter.max_rouge_l=0.9",
         ]
