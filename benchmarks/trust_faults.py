@@ -49,7 +49,9 @@ def faults_rows(counts: dict[str, int] = COUNTS) -> Figures:
             command, cwd=REPO, check=True, stdout=subprocess.PIPE, text=True, env=environment
         )
         found = json.loads(done.stdout.splitlines()[-1])[name]
-        rows[WORDS[name]] = row(found["good"], found["trials"], found["good"] == found["trials"])
+        is_whole = count >= COUNTS[name]  # a sample is no campaign
+        reach = found["trials"] if is_whole else COUNTS[name]
+        rows[WORDS[name]] = row(found["good"], reach, is_whole and found["good"] == found["trials"])
         details[name] = found
     return rows, details
 
