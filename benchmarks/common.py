@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -42,6 +43,14 @@ def peak_resident_bytes() -> int:
     """The most memory that this process has held. Not `ru_maxrss`, which begins at what its parent held."""
     status = Path("/proc/self/status").read_text()
     return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))) * 1024
+
+
+def run_campaigns(module: str, counts: dict[str, int]) -> dict[str, Any]:
+    """What the campaigns of tests/ found, by name: good trials and all, and what went wrong."""
+    command = [sys.executable, "-m", module, *(f"{name}={count}" for name, count in counts.items())]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "DS_ACCELERATOR": "cpu"}
+    done = subprocess.run(command, cwd=REPO, check=True, stdout=subprocess.PIPE, text=True, env=environment)
+    return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
 def run_measures(measures: Iterable[Callable[[], Figures]]) -> Figures:

@@ -7,13 +7,10 @@ A quarter of an hour on two cores. Campaigns are those of tests/faults; figures 
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 import sys
 from typing import Any
 
-from benchmarks.common import REPO, finish, row
+from benchmarks.common import finish, row, run_campaigns
 
 COUNTS = {
     "kills": 120,
@@ -39,10 +36,7 @@ WORDS = {
 
 def fault_rows(counts: dict[str, int] = COUNTS) -> tuple[dict[str, Any], dict[str, Any]]:
     """One row for each campaign: good trials of all."""
-    command = [sys.executable, "-m", "tests.faults.campaigns", *(f"{name}={n}" for name, n in counts.items())]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "DS_ACCELERATOR": "cpu"}
-    done = subprocess.run(command, cwd=REPO, check=True, stdout=subprocess.PIPE, text=True, env=environment)
-    details = json.loads(done.stdout.splitlines()[-1])
+    details = run_campaigns("tests.faults.campaigns", counts)
     rows = {
         WORDS[name]: row(found["good"], found["trials"], found["good"] == found["trials"])
         for name, found in details.items()

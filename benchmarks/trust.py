@@ -8,12 +8,9 @@ Campaigns are those of tests/trust; figures go to benchmarks/results/trust.json.
 from __future__ import annotations
 
 import importlib.util
-import json
-import os
-import subprocess
 import sys
 
-from benchmarks.common import REPO, Figures, finish, row, run_measures
+from benchmarks.common import Figures, finish, row, run_campaigns, run_measures
 
 COUNTS = {"traversal": 48, "pickles": 528, "mutations": 10_000, "hostile": 110}
 WORDS = {
@@ -26,10 +23,7 @@ WORDS = {
 
 def campaign_rows(counts: dict[str, int] = COUNTS) -> Figures:
     """One row for each campaign: good trials of all."""
-    command = [sys.executable, "-m", "tests.trust.campaigns", *(f"{name}={n}" for name, n in counts.items())]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "DS_ACCELERATOR": "cpu"}
-    done = subprocess.run(command, cwd=REPO, check=True, stdout=subprocess.PIPE, text=True, env=environment)
-    details = json.loads(done.stdout.splitlines()[-1])
+    details = run_campaigns("tests.trust.campaigns", counts)
     rows = {
         WORDS[name]: row(found["good"], COUNTS[name], found["good"] == found["trials"] >= COUNTS[name])
         for name, found in details.items()
