@@ -36,19 +36,8 @@ from ligo.core.lease import lease
 from ligo.core.redact import redact
 
 _VERSIONS_OF = (
-    *(
-        "ligo",
-        "torch",
-        "transformers",
-        "deepspeed",
-        "peft",
-        "bitsandbytes",
-        "safetensors",
-        "tokenizers",
-        "wandb",
-        "numpy",
-    ),
-)
+    "ligo", "torch", "transformers", "deepspeed", "peft", "bitsandbytes", "safetensors", "tokenizers", "wandb", "numpy",
+)  # fmt: skip
 
 _INDECISIVE = ("run", "output", "plan", "stages", "merge", "tracking", "hardware")
 _INDECISIVE_KEYS = {"data": ("cache_dir",), "train": ("save_every", "keep_last", "keep_every", "export")}
