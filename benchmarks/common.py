@@ -45,9 +45,15 @@ def peak_resident_bytes() -> int:
     return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))) * 1024
 
 
-def run_campaigns(module: str, counts: dict[str, int]) -> dict[str, Any]:
-    """What the campaigns of tests/ found, by name: good trials and all, and what went wrong."""
-    command = [sys.executable, "-m", module, *(f"{name}={count}" for name, count in counts.items())]
+def run_campaigns(module: str, counts: dict[str, int], within: Iterable[str] = ()) -> dict[str, Any]:
+    """What campaigns of tests/ found, by name: good trials and all, and what went wrong.
+
+    They run in a process of their own, which has one thread and can be forked.
+
+    Args:
+        within: a command that starts another in its arguments.
+    """
+    command = [*within, sys.executable, "-m", module, *(f"{name}={count}" for name, count in counts.items())]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "DS_ACCELERATOR": "cpu"}
     done = subprocess.run(command, cwd=REPO, check=True, stdout=subprocess.PIPE, text=True, env=environment)
     return dict(json.loads(done.stdout.splitlines()[-1]))

@@ -7,12 +7,9 @@ Campaigns are those of `tests.faults.trust`; figures go to benchmarks/results/tr
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 import sys
 
-from benchmarks.common import REPO, RESULTS, Figures, finish, row
+from benchmarks.common import RESULTS, Figures, finish, row, run_campaigns
 from ligo.core.files import read_json
 
 NAMESPACES = ("unshare", "--map-root-user", "--mount", "--net")
@@ -41,14 +38,9 @@ WORDS = {
 
 def faults_rows(counts: dict[str, int] = COUNTS) -> Figures:
     """One row for each campaign: good trials of all; a process for each, so that none inherits another's memory."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "DS_ACCELERATOR": "cpu"}
     rows, details = {}, {}
     for name, count in counts.items():
-        command = [*NAMESPACES, sys.executable, "-m", "tests.faults.trust", f"{name}={count}"]
-        done = subprocess.run(
-            command, cwd=REPO, check=True, stdout=subprocess.PIPE, text=True, env=environment
-        )
-        found = json.loads(done.stdout.splitlines()[-1])[name]
+        found = run_campaigns("tests.faults.trust", {name: count}, NAMESPACES)[name]
         is_whole = count >= COUNTS[name]  # a sample is no campaign
         reach = found["trials"] if is_whole else COUNTS[name]
         rows[WORDS[name]] = row(found["good"], reach, is_whole and found["good"] == found["trials"])

@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from typing import Any
 
 import pytest
 
+from benchmarks.common import REPO, run_campaigns
 from benchmarks.trust import COUNTS
-from tests.conftest import REPO
 
 SAMPLE = {"traversal": COUNTS["traversal"], "pickles": 48, "mutations": 300, "hostile": 16}
 
 
-def run_campaigns(counts: dict[str, int]) -> dict[str, Any]:
-    """In a process of their own: an audit hook stays for good, and memory is measured."""
-    command = [sys.executable, "-m", "tests.trust.campaigns", *(f"{name}={n}" for name, n in counts.items())]
-    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
-
-
 @pytest.fixture(scope="module")
 def sampled() -> dict[str, Any]:
-    return run_campaigns(SAMPLE)
+    return run_campaigns("tests.trust.campaigns", SAMPLE)
 
 
 @pytest.mark.parametrize("campaign", SAMPLE)
@@ -38,7 +28,7 @@ def test_a_sample_of_every_campaign_comes_to_nothing_bad(campaign: str, sampled:
 @pytest.mark.trust
 @pytest.mark.parametrize("campaign", COUNTS)
 def test_nothing_bad_comes_of_a_whole_campaign(campaign: str) -> None:
-    found = run_campaigns({campaign: COUNTS[campaign]})[campaign]
+    found = run_campaigns("tests.trust.campaigns", {campaign: COUNTS[campaign]})[campaign]
     assert found["good"] == found["trials"] >= COUNTS[campaign], found["wrong"]
 
 
