@@ -244,7 +244,10 @@ def test_a_stop_from_outside_does_not_wait_for_answers_and_loses_none_that_came(
         *(sys.executable, "-m", "ligo.instruct", "teacher.model=teacher", f"teacher.base_url={endpoint.url}"),
         *("teacher.key_variable=TEACHER_KEY", "teacher.concurrency=2", f"run.dir={tmp_path}"),
     ]
-    process = subprocess.Popen(command, cwd=REPO, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, cwd=REPO, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # tests in the background of a shell ignore Ctrl-C
+    )  # fmt: skip
     completions = tmp_path / "completions.jsonl"
     while len(endpoint.seen) < 4 or completions.read_bytes().count(b"\n") < 2:
         assert process.poll() is None
