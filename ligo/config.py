@@ -104,7 +104,7 @@ class TargetConfig:
 
 
 _TARGET_SIZES = {
-    "num_hidden_layers": 10**4,
+    "num_hidden_layers": 2000,
     "num_experts": 10**4,
     "experts_per_token": 10**4,
     **dict.fromkeys(("hidden_size", "intermediate_size", "vocab_size"), 10**7),

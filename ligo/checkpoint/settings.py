@@ -19,9 +19,15 @@ _LEADS_ELSEWHERE = {
     "fusion_config": "transformers would change the model's code by it",
     "per_layer_config": "transformers would build layers that differ from the others",
 }
-_LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "num_experts", "num_local_experts")
 _LARGEST_NUMBER = 10**7
-_LARGEST = {**dict.fromkeys(_LAYERS, 10**4), "num_labels": 10**6, "max_position_embeddings": 10**8}
+_LARGEST = {
+    **dict.fromkeys(
+        ("num_hidden_layers", "num_layers", "n_layer"), 2000
+    ),  # every one is described: 10,000 take a second
+    **dict.fromkeys(("num_experts", "num_local_experts"), 10**4),
+    "num_labels": 10**6,
+    "max_position_embeddings": 10**8,
+}
 """Far above those of any model. Keys that begin with rope_ hold angles, not sizes."""
 _MOST_BLOCKS = 10**5  # experts of all layers
 

@@ -36,9 +36,28 @@ def write_text(path: Path, text: str) -> None:
         raise disk_full(error, path) from error
 
 
+def remove_half_written(folder: Path) -> None:
+    """Remove what `write_text` left in a folder, or below it, when its process was killed. No other may be at work there."""
+    for file in folder.rglob(".*.tmp-*"):
+        if file.is_file():
+            file.unlink()
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, whole or not at all."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def from_json(text: str | bytes) -> Any:
+    """The value that JSON stands for.
+
+    Raises:
+        ValueError: it is no JSON, or is nested deeper than Python can follow.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
 
 
 def read_json(path: Path) -> Any:
@@ -49,8 +68,8 @@ def read_json(path: Path) -> Any:
         OSError: it cannot be read.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+        return from_json(path.read_bytes())
+    except ValueError as error:
         raise DamagedError(
             f"{path} is damaged: {error}.\n  Try: the file as it was; or move its folder away, and start again"
         ) from error
@@ -115,6 +134,7 @@ def folder_resumed(final: Path, key: str) -> Iterator[tuple[Path, Path]]:
         lock = os.open(kept, os.O_RDONLY)
         try:
             _lock(lock, final)
+            remove_half_written(kept)
             yield folder, kept / "record.json"
             _put_in_place(folder, final)
         finally:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ligo.core.errors import CheckpointError, disk_full
+from ligo.core.files import from_json
 from ligo.core.log import say, warn
 
 LEASE = "LEASE"
@@ -113,7 +114,7 @@ def _beat_time(path: Path) -> int:
 def _read(handle: int) -> dict[str, Any] | None:
     """Who wrote the file last and did not take leave; None too where that cannot be read."""
     try:
-        holder = json.loads(os.pread(handle, 4096, 0) or b"null")
+        holder = from_json(os.pread(handle, 4096, 0) or b"null")
         return {key: holder[key] for key in ("pid", "host", "boot", "since")} if holder else None
     except (ValueError, KeyError, TypeError):
         return None

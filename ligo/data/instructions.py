@@ -19,6 +19,7 @@ import numpy as np
 
 from ligo.core.checks import check_choice
 from ligo.core.errors import ConfigError, DataError, nearest
+from ligo.core.files import from_json
 from ligo.data.sources import check_characters, jsonl_records, text_lines
 
 IGNORED = -100
@@ -134,8 +135,8 @@ def records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield from jsonl_records(path, _EXAMPLE)
         return
     try:
-        found = json.loads("".join(text_lines(path)))
-    except (ValueError, RecursionError) as error:
+        found = from_json("".join(text_lines(path)))
+    except ValueError as error:
         line, at = "", str(error)
         if isinstance(error, json.JSONDecodeError):
             line, at = f", line {error.lineno}", f"{error.msg} at column {error.colno}"

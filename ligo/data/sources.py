@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ligo.core.errors import ConfigError, DataError, LigoError, nearest, require
+from ligo.core.files import from_json
 from ligo.data.config import DataConfig
 
 SUFFIXES = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz", ".parquet")
@@ -209,8 +210,8 @@ def jsonl_records(
             continue
         where = f"{file}, line {number}"
         try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            record = from_json(line)
+        except ValueError as error:
             at = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
             raise DataError(
                 f"{where}: not JSON ({at}): {line.strip()[:60]!r}.\n"

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from ligo.core.errors import ConfigError, DataError, ResourceError
+from ligo.core.files import remove_half_written
 from ligo.core.log import say
 from ligo.data.config import DataConfig
 from ligo.data.corpus import FORMAT, MANIFEST, Corpus, holds_shards, open_corpus, open_foreign, read_manifest
@@ -72,6 +73,7 @@ def _open_or_make(config: DataConfig, tokenizer: Any, facts: Facts, vocab_size: 
         while not folder.exists():
             with _locked(folder.with_name(f".{fingerprint}.unfinished")) as aside:
                 if aside is not None:
+                    remove_half_written(aside)
                     work = Tokenising(aside, config, tokenizer, marks, vocab_size)
                     work.run(fingerprint)
                     os.rename(aside, folder)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ligo.core.errors import DataError, disk_full
+from ligo.core.files import from_json
 
 
 class JsonLines:
@@ -39,7 +40,7 @@ class JsonLines:
         records = []
         for number, line in enumerate(self.path.read_bytes().splitlines(), start=1):
             try:
-                record = json.loads(line)
+                record = from_json(line)
             except ValueError:
                 record = None
             if not isinstance(record, dict):

@@ -5,7 +5,6 @@ Nothing is computed here that the run did not write down; what is missing or dam
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ligo.core.errors import DataError
+from ligo.core.files import from_json
 from ligo.core.redact import published
 
 ARM_LABELS = {
@@ -144,8 +144,8 @@ def read_arms(folder: Path, labels: Mapping[Any, Any], warnings: list[str]) -> d
 
 def _read_object(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        value = from_json(path.read_bytes())
+    except (OSError, ValueError) as error:
         raise DataError(
             f"{path} cannot be read: {error}.\n  Try: the command of that run again; it is rewritten"
         ) from error
@@ -168,11 +168,11 @@ def _records_by_arm(path: Path, warnings: list[str]) -> dict[str, list[dict[str,
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
+            record = from_json(line)
             for name in _COLUMNS:
                 float(record.get(name) or 0)
             arms.setdefault(str(record["arm"]), []).append(record)
-        except (ArithmeticError, AttributeError, KeyError, RecursionError, TypeError, ValueError):
+        except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError):
             left_out = len(lines) - number
             more = f" and the {left_out} after it" if left_out else ", the last one,"
             warnings.append(f"metrics.jsonl: line {number}{more} cannot be read; the curves end before it.")

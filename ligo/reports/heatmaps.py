@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ligo.checkpoint.load import open_tensors
+from ligo.core.files import from_json
 from ligo.reports.style import plain
 
 MOST_MAPS = 24
@@ -54,7 +54,7 @@ def learned_changes(folder: Path) -> list[Change]:
         with open_tensors(path, "numpy") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in sorted(file.keys()) if _is_drawn(name)}
-        growth, learning = (json.loads(metadata.get(key, "{}")) for key in ("growth", "learning"))
+        growth, learning = (from_json(metadata.get(key, "{}")) for key in ("growth", "learning"))
     except ValueError:
         return []  # the report is about more than this file
     if learning.get("best_step") == 0:

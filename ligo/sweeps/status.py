@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import time
 from collections import Counter
@@ -13,7 +12,7 @@ from typing import Any
 
 from ligo.core import units
 from ligo.core.errors import EXIT_INTERRUPTED, EXIT_PREEMPTED, ConfigError, NumericsError, nearest
-from ligo.core.files import read_json
+from ligo.core.files import from_json, read_json
 from ligo.core.run import Run
 from ligo.sweeps.attempt import LOGS, Attempt, attempts, is_held, is_locked, log_tail, status_time
 
@@ -150,7 +149,7 @@ def _newest_metrics(folder: Path) -> tuple[int | None, float | None]:
     step = loss = None
     for line in reversed(lines):
         try:
-            record = json.loads(line)
+            record = from_json(line)
         except ValueError:  # cut at either end
             continue
         step = record.get("step") if step is None else step

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ligo.core.errors import DataError, disk_full
-from ligo.core.files import write_json, write_text
+from ligo.core.files import from_json, write_json, write_text
 from ligo.core.redact import redact
 
 MEASURED = ("wall_s", "tokens_per_s", "mfu", "memory_bytes")
@@ -26,10 +26,10 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     records = []
     for number, line in enumerate(lines, start=1):
         try:
-            record = json.loads(line)
+            record = from_json(line)
             if not isinstance(record["arm"], str) or not isinstance(record["step"], int):
                 raise TypeError("arm or step")
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             if number == len(lines):
                 break
             raise DataError(

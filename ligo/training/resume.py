@@ -20,7 +20,7 @@ from typing import Any
 
 from ligo.core import distributed
 from ligo.core.errors import CheckpointError, ResourceError, disk_full
-from ligo.core.files import write_json, write_text
+from ligo.core.files import from_json, write_json, write_text
 from ligo.core.log import warn
 from ligo.training.engine import Engine
 from ligo.training.export import EXPORTED, export_checkpoint
@@ -161,8 +161,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     content = (folder / MANIFEST).read_bytes()
     try:
-        manifest = dict(json.loads(content))
-    except (RecursionError, TypeError) as error:
+        manifest = dict(from_json(content))
+    except TypeError as error:
         raise ValueError(f"{folder / MANIFEST} is no manifest") from error
     if manifest.pop("sha256") != _sha256_of(manifest) or content != _encoded(manifest):
         raise ValueError(f"{folder / MANIFEST} was changed")

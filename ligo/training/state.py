@@ -21,6 +21,7 @@ from torch import Tensor
 from ligo.checkpoint.load import open_tensors
 from ligo.checkpoint.stream import append_tensors
 from ligo.core.errors import CheckpointError
+from ligo.core.files import from_json
 
 WEIGHT = "weight"
 _DTYPES = {
@@ -141,8 +142,8 @@ class SavedState:
     def __init__(self, files: list[Path]) -> None:
         self._files = [open_tensors(file) for file in files]
         metadata = [file.metadata() for file in self._files]
-        self._parameters: list[dict[str, Any]] = [json.loads(each["parameters"]) for each in metadata]
-        self.extra: dict[str, Any] = json.loads(metadata[0]["extra"])
+        self._parameters: list[dict[str, Any]] = [from_json(each["parameters"]) for each in metadata]
+        self.extra: dict[str, Any] = from_json(metadata[0]["extra"])
         self._keys: dict[str, list[str]] = {}
         for file in self._files:
             for entry in file.keys():  # noqa: SIM118 - not a dict

@@ -342,6 +342,8 @@ def test_killed_half_way_it_goes_on_from_the_last_shard(tmp_path: Path, workers:
     finished = [unfinished / f"{run['train']['shards'][0]['name']}.bin" for run in runs]
     assert len(finished) > 2
     times = {file: file.stat().st_mtime_ns for file in finished}
+    (unfinished / ".record.json.tmp-1").touch()  # as a kill leaves it in the middle of writing
+    (finished[0].parent / ".train-00099.bin.tmp-1").touch()
 
     for cache, count in (("killed", workers), ("uninterrupted", 1)):
         output, errors = start("whole", path, tmp_path / cache, count).communicate(timeout=30)

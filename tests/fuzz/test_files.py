@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ligo.core.errors import LigoError
+from ligo.core.errors import DataError, LigoError
 from ligo.core.run import Run
 from ligo.data.config import DataConfig
 from ligo.data.corpus import open_foreign
@@ -20,7 +21,9 @@ from ligo.data.facts import Facts
 from ligo.data.indexed import ShardWriter
 from ligo.data.instructions import read_examples
 from ligo.data.sources import documents
+from ligo.evaluation.finetuning.squad import read_questions
 from ligo.growth.plan import plan_growth
+from ligo.instruction.lines import JsonLines
 from ligo.instruction.seeds import read_seeds
 from ligo.instruction.teachers.replay import read_completions
 from ligo.reports.collect import load_run
@@ -241,3 +244,22 @@ def odd_models(draw: st.DrawFn) -> dict[str, Any]:
 @given(odd_models(), st.dictionaries(st.sampled_from(SIZES), st.integers(1, 300), max_size=4))
 def test_plans(model: dict[str, Any], wanted: dict[str, int]) -> None:
     words_or(lambda: plan_growth(model, wanted, operator()))
+
+
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [
+        ("texts.jsonl", lambda file: list(documents(str(file), DataConfig(path=str(file))))),
+        ("tasks.json", read_examples),
+        ("tasks.jsonl", read_examples),
+        ("completions.jsonl", read_completions),
+        ("squad.json", read_questions),
+        ("candidates.jsonl", lambda file: JsonLines(file).read()),
+        ("metrics.jsonl", read_records),
+    ],
+)
+def test_nested_deeper_than_python_can_follow(tmp_path: Path, name: str, read: Callable[[Path], Any]) -> None:
+    file = tmp_path / name
+    file.write_text(100_000 * "[" + "\n{}\n")
+    with pytest.raises(DataError, match="nested too deep|should stand here"):
+        read(file)

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import string
 from collections import Counter
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ligo.core.errors import DataError
+from ligo.core.files import from_json
 from ligo.data.sources import text_lines
 
 
@@ -72,11 +72,9 @@ def read_questions(file: Path) -> Questions:
         DataError: it is no such file, an answer does not stand where it says, or there is no question; the place is named.
     """
     try:
-        tree = json.loads("".join(text_lines(file)))
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"{file}, line {error.lineno}: not JSON ({error.msg} at column {error.colno}).\n  Try: fetch it again"
-        ) from error
+        tree = from_json("".join(text_lines(file)))
+    except ValueError as error:
+        raise DataError(f"{file}: not JSON ({error}).\n  Try: fetch it again") from error
     found = [(where, qa, context) for where, qa, context in _walk(file, tree)]
     marked = any("is_impossible" in qa for _, qa, _ in found)
     questions = tuple(_question(where, qa, context, marked) for where, qa, context in found)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from ligo.core.errors import ConfigError, DataError
+from ligo.core.files import from_json
 from ligo.instruction.config import TeacherConfig
 from ligo.instruction.prompt import Request
 from ligo.instruction.teachers.base import TEACHERS, Completion
@@ -53,7 +53,7 @@ def read_completions(path: Path) -> dict[int, Completion]:
     lines = path.read_bytes().split(b"\n")[:-1]
     for number, line in enumerate(lines, start=1):
         try:
-            completion = as_completion(json.loads(line))
+            completion = as_completion(from_json(line))
         except (ValueError, TypeError) as error:
             raise DataError(
                 f"{path}, line {number}: no recorded completion ({error}).\n"
