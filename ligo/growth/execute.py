@@ -221,7 +221,7 @@ class TensorMaker:
         """
         make_rows = self.by_rows(job)
         if make_rows is not None:
-            return make_rows(range(job.shape[0]), self.dtype)
+            return make_rows(range(job.shape[0]), torch.empty(job.shape, dtype=self.dtype))
         device = self.device if job.flops else "cpu"
         source = sources(self.plan, self.maps, lambda name: self.read(name).to(device, self.dtype))
         grown = make_tensor(job, self.plan, self.maps, source, seed=self.seed, dtype=self.dtype)
@@ -231,8 +231,8 @@ class TensorMaker:
         _check_finite(grown, job)
         return grown
 
-    def by_rows(self, job: TensorJob) -> Callable[[range, torch.dtype], Tensor] | None:
-        """What makes any rows of a tensor, bit for bit as in the whole, and casts them; None where nothing can.
+    def by_rows(self, job: TensorJob) -> Callable[[range, Tensor], Tensor] | None:
+        """What puts any rows of a tensor, bit for bit as in the whole, into one given; None where nothing can.
 
         It is to be given rows from a multiple of `rows_per_draw` on, and makes a few at a time, which the cache holds.
         """
@@ -240,14 +240,17 @@ class TensorMaker:
         if copies is None:
             return None
 
-        def make_rows(rows: range, dtype: torch.dtype) -> Tensor:
-            made = torch.empty(len(rows), *job.shape[1:], dtype=dtype)
+        def make_rows(rows: range, made: Tensor) -> Tensor:
+            dtype = made.dtype
             small = None if copies.layer is None else self.read(job.source_name(copies.layer))
-            step = rows_per_draw(job.shape)
+            as_stored = noise is None and copies.rounds_once and (small is None or small.dtype == dtype)
+            step = len(rows) if as_stored else rows_per_draw(job.shape)  # a few rows in the wider dtype
             for first in range(rows.start, rows.stop, step):
                 block = range(first, min(first + step, rows.stop))
                 part = made[first - rows.start :][: len(block)]
-                grown = part if self.dtype == dtype else torch.empty(part.shape, dtype=self.dtype)
+                grown = (
+                    part if as_stored or self.dtype == dtype else torch.empty(part.shape, dtype=self.dtype)
+                )
                 copies.put(small, block, grown)
                 if noise is not None:
                     noise.add(grown, block)

@@ -99,16 +99,21 @@ class GrowthWriter:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         maker = TensorMaker(self.plan, self.maps, self.read, self._compute, self.noise, self.seed, device)
         workers = self.num_workers or min(8, len(os.sched_getaffinity(0)))
+        buffers = _Buffers()
         with progress("writing tensors", len(names)) as bar:
 
             def tasks() -> Iterator[tuple[int, Callable[[], Tensor]]]:
                 for name in names:
-                    yield from self._tasks(maker, self.plan.job_of[name])
+                    yield from self._tasks(maker, self.plan.job_of[name], buffers)
                     bar.advance()
 
-            yield from _in_order(tasks(), workers, max(self._largest_whole, _QUEUE_BYTES))
+            for piece in _in_order(tasks(), workers, max(self._largest_whole, _QUEUE_BYTES)):
+                yield piece
+                buffers.take_back(piece)
 
-    def _tasks(self, maker: TensorMaker, job: TensorJob) -> Iterator[tuple[int, Callable[[], Tensor]]]:
+    def _tasks(
+        self, maker: TensorMaker, job: TensorJob, buffers: _Buffers
+    ) -> Iterator[tuple[int, Callable[[], Tensor]]]:
         """What makes one tensor: (bytes that it takes, what to call), in the order of the rows."""
         stored, make_rows = getattr(torch, self.dtype), maker.by_rows(job)
         if make_rows is None:
@@ -117,9 +122,37 @@ class GrowthWriter:
         num_rows, row_bytes = job.shape[0], job.shape[1] * stored.itemsize
         step = rows_per_draw(job.shape)
         step *= max(1, _PIECE_BYTES // (row_bytes * step))
+
+        def piece(rows: range) -> Tensor:
+            return make_rows(rows, buffers.give((len(rows), *job.shape[1:]), stored))
+
         for first in range(0, num_rows, step):
             rows = range(first, min(first + step, num_rows))
-            yield len(rows) * row_bytes, partial(make_rows, rows, stored)
+            yield len(rows) * row_bytes, partial(piece, rows)
+
+
+class _Buffers:
+    """Memory for pieces, used again: the system takes longer to give fresh memory than a piece to be made."""
+
+    def __init__(self) -> None:
+        self._free: list[Tensor] = []
+
+    def give(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """A tensor of this shape, with anything in it."""
+        num_bytes = math.prod(shape) * dtype.itemsize
+        try:
+            buffer = self._free.pop()
+        except IndexError:  # another thread may have been faster
+            buffer = None
+        if buffer is None or len(buffer) < num_bytes:
+            buffer = torch.empty(max(num_bytes, _PIECE_BYTES), dtype=torch.uint8)
+        return buffer[:num_bytes].view(dtype).view(shape)
+
+    def take_back(self, piece: Tensor) -> None:
+        """Take a tensor that is not needed any more; one that was not given is left alone."""
+        buffer = piece._base
+        if buffer is not None and buffer.dtype == torch.uint8:
+            self._free.append(buffer)
 
 
 def growth_key(
