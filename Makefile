@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: setup demo test lint docs compat smollm2 minilm bench-demo bench-algebra bench-scale bench-train bench-tune bench-sweep bench-report bench-compare bench-trust study-downstream clean
+.PHONY: setup demo test lint docs compat smollm2 minilm bench-demo bench-algebra bench-scale bench-train bench-tune bench-sweep bench-report bench-compare bench-trust study-downstream studies-check clean
 
 setup: $(INSTALLED)
 
@@ -68,6 +68,10 @@ bench-compare: setup
 
 bench-trust: setup
 	$(BIN)/python -m benchmarks.trust
+
+# Every table of the studies once more, from the evaluations in their results.json.
+studies-check: setup
+	$(BIN)/python -m experiments.tables check
 
 # Grown, from scratch, or small: how each takes to tuning. An hour on two cores; needs ../shared/data.
 study-downstream: setup

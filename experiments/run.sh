@@ -9,8 +9,7 @@ shift
 model="small (decayed)"
 case $study in
 no-pretrained) trained="" ;; # it trains its small models itself
-combine) trained=llama-small model="small (undecayed)" ;;
-llama-2x) trained=llama-small ;;
+combine) trained=llama-2x-small model="small (undecayed)" ;;
 *) trained=$study-small ;;
 esac
 small=()
@@ -22,3 +21,4 @@ fi
 "$python" -m ligo.report runs/"$study"
 mkdir -p experiments/"$study"
 cp runs/"$study"/{results.json,table.md,report.html} experiments/"$study"/
+"$python" -m experiments.tables

@@ -16,3 +16,4 @@ for heads in 4 8 12; do  # of 12 coordinates each
   mkdir -p experiments/scaling/$heads-heads
   cp runs/scaling-$heads/results.json runs/scaling-$heads/table.md runs/scaling-$heads/report.html experiments/scaling/$heads-heads/
 done
+"$python" -m experiments.tables

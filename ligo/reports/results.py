@@ -11,7 +11,8 @@ from typing import Any
 
 from ligo.accounting.savings import MEASURES
 from ligo.accounting.statistics import CONFIDENCE, Estimate, estimate
-from ligo.reports.collect import RunRecord
+from ligo.core.files import read_json
+from ligo.reports.collect import Arm, RunRecord
 from ligo.reports.run_table import arms_of
 from ligo.reports.savings import answer, savings
 from ligo.reports.study import STAGES, Member, Study
@@ -27,7 +28,7 @@ def study_results(study: Study) -> dict[str, Any]:
     arms = [
         {
             "arm": arm.name, "trains": arm.trains, "seeds": list(arm.seeds), "runs": list(arm.runs),
-            "final_loss": _stated(arm.final_loss, "nats"), "reached_final_loss_of_scratch_seeds": arm.reached,
+            "final_loss": stated(arm.final_loss, "nats"), "reached_final_loss_of_scratch_seeds": arm.reached,
             "met_at_start_seeds": arm.met_at_start,
             "savings": [
                 _saving(share, convention, measure, found)
@@ -78,7 +79,7 @@ def _arms(run: RunRecord) -> Iterator[dict[str, Any]]:
         reached = [row.reached for row in rows if row.scratch is not None]
         yield {
             "arm": run.name, "trains": arm["name"], "seeds": [None], "runs": [run.name],
-            "final_loss": _stated(estimate([] if loss is None else [loss]), "nats"),
+            "final_loss": stated(estimate([] if loss is None else [loss]), "nats"),
             "reached_final_loss_of_scratch_seeds": int(all(reached)) if reached else None,
             "met_at_start_seeds": int(any(row.met_at_start for row in rows)),
             "savings": list(_savings_of_run(run)) if grown else [],
@@ -103,10 +104,11 @@ def _one(value: Any) -> Estimate | None:
 
 def _saving(share: float, convention: str, measure: str, found: Estimate | None) -> dict[str, Any]:
     return {"scratch_share": share, "convention": convention, "measure": measure,
-            "saving": None if found is None else _stated(found, "fraction")}  # fmt: skip
+            "saving": None if found is None else stated(found, "fraction")}  # fmt: skip
 
 
-def _stated(found: Estimate, unit: str) -> dict[str, Any]:
+def stated(found: Estimate, unit: str) -> dict[str, Any]:
+    """An estimate, its keys with their unit."""
     return {
         "num_seeds": found.num_values, f"mean_{unit}": found.mean, f"deviation_{unit}": found.deviation,
         f"interval_{unit}": found.interval and list(found.interval),
@@ -115,31 +117,46 @@ def _stated(found: Estimate, unit: str) -> dict[str, Any]:
 
 def _member(member: Member) -> dict[str, Any]:
     trained = {
-        arm: _trained({**result, "final_loss": result["loss"]})
+        arm: _trained({**result, "final_loss": result["loss"]}, member.record.arms.get(arm))
         for arm, stage in STAGES.items()
         if (result := member.results.get(stage))
     }
+    trainings = (result["small_training"] for result in member.results.values() if "small_training" in result)
     return {
         "run": member.record.name, "arm": member.arm, "size": member.size, "seed": member.seed, **trained,
-        "operator": asdict(member.operator), "growth": member.record.summary["growth"],
+        "operator": asdict(member.operator), "small_training": _spent(next(trainings, {})),
+        "growth": member.record.summary["growth"], "made": _made(member.record),
     }  # fmt: skip
 
 
 def _run(run: RunRecord) -> dict[str, Any]:
-    trained = {arm["name"]: _trained(arm) for arm in arms_of(run) if "final_loss" in arm}
-    growth: Mapping[str, Any] = run.summary.get("growth") or {}
-    spent = (run.summary.get("phases") or {}).get("operator") or {}
-    operator = {
-        "flops": growth.get("operator_flops"),
-        **{key: spent.get(key) for key in ("tokens", "wall_s")},
+    trained = {
+        arm["name"]: _trained(arm, run.arms.get(arm["name"])) for arm in arms_of(run) if "final_loss" in arm
     }
+    growth: Mapping[str, Any] = run.summary.get("growth") or {}
+    phases = run.summary.get("phases") or {}
+    operator = {**_spent(phases.get("operator") or {}), "flops": growth.get("operator_flops")}
     return {
-        "run": run.name, "arm": run.name, "size": "", "seed": None, **trained, "operator": operator, "growth": dict(growth),
+        "run": run.name, "arm": run.name, "size": "", "seed": None, **trained, "operator": operator,
+        "small_training": _spent(phases.get("small") or {}), "growth": dict(growth), "made": _made(run),
     }  # fmt: skip
 
 
-def _trained(result: Mapping[str, Any]) -> dict[str, Any]:
+def _trained(result: Mapping[str, Any], arm: Arm | None) -> dict[str, Any]:
+    curve = None if arm is None else arm.validation
     return {
         "final_loss_nats": result["final_loss"], "tokens": result.get("tokens"), "flops": result.get("flops"),
         "wall_seconds": result.get("wall_s"), "peak_rate": result.get("peak_lr"),
+        "evaluations": {
+            name: [] if curve is None else getattr(curve, name).tolist() for name in ("tokens", "flops", "wall_s", "loss")
+        },
     }  # fmt: skip
+
+
+def _spent(found: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: found.get(key) for key in ("flops", "tokens", "wall_s")}
+
+
+def _made(run: RunRecord) -> dict[str, Any]:
+    manifest = read_json(path) if (path := run.folder / "manifest.json").exists() else {}
+    return {key: manifest.get(key) for key in ("started", "hardware", "versions")}

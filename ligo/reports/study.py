@@ -237,7 +237,7 @@ def _arms(members: Sequence[Member], notes: list[str]) -> Iterator[ArmOfStudy]:
             tuple(run.seed for run in runs),
             tuple(run.record.name for run in runs),
             estimate(losses),
-            _over_seeds(complete),
+            over_seeds(complete),
             sum(rows[-1].reached for rows in complete) if complete else None,
             sum(rows[-1].met_at_start for rows in complete),
         )
@@ -256,10 +256,13 @@ def _savings(run: Member, members: Sequence[Member]) -> list[TargetSaving]:
     )  # fmt: skip
 
 
-def _over_seeds(
+def over_seeds(
     rows_of_seeds: Sequence[Sequence[TargetSaving]],
 ) -> dict[tuple[float, str, str], Estimate | None]:
-    """A mean over the seeds that reached a loss alone would flatter: one that did not leaves none."""
+    """Savings by share of the scratch run's FLOPs, convention and measure.
+
+    A mean over the seeds that reached a loss alone would flatter: one that did not leaves none.
+    """
     values: dict[tuple[float, str, str], list[float | None]] = {}
     for rows in rows_of_seeds:
         for row in rows:

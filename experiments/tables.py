@@ -1,0 +1,168 @@
+"""The tables of the studies, from the results.json that each has left in its folder here.
+
+python -m experiments.tables          made anew, in experiments/README.md
+python -m experiments.tables check    nothing is written; it fails where a figure is not what the evaluations of the runs say,
+                                      or the table is not what the figures say
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ligo.accounting.savings import Point, Spent, TargetSaving, savings_by_target, targets
+from ligo.accounting.statistics import estimate
+from ligo.core import units
+from ligo.core.files import read_json, write_text
+from ligo.reports.results import stated
+from ligo.reports.run_table import markdown_table
+from ligo.reports.study import over_seeds
+
+HERE = Path(__file__).resolve().parent
+README = HERE / "README.md"
+BEGIN, END = "<!-- made by experiments.tables -->\n", "<!-- end -->"
+COLUMNS = (
+    "study", "arm", "saved, small model sunk", "charged", "sunk, in tokens", "sunk, against a short schedule", "final loss", "seeds",
+)  # fmt: skip
+PUBLISHED = {
+    "bert": "LiGO, table 1: 44.7 % for BERT 6x512 -> 12x768, small model sunk, operator uncharged in wall time",
+    "gpt2": "LiGO, figure 3: 22.5 % for GPT2 base -> medium, small model sunk",
+    "roberta": "LiGO, figure 3: 47.2 % for RoBERTa small -> base, small model sunk",
+    "vit": "LiGO, table 2: 55.4 % for DeiT small -> base, small model sunk",
+}
+"""What the paper (Wang et al., ICLR 2023) states of the same pair at its real size, in FLOPs."""
+SUNK, CHARGED = "small model sunk", "small model charged"
+
+Json = Mapping[str, Any]
+
+
+def main() -> None:
+    studies = [
+        read_json(file) for file in sorted(HERE.rglob("results.json")) if file.parent.name != "downstream"
+    ]
+    before, _, rest = README.read_text(encoding="utf-8").partition(BEGIN)
+    made = f"{before}{BEGIN}{tables(studies)}{END}{rest.partition(END)[2]}"
+    if sys.argv[1:] != ["check"]:
+        write_text(README, made)
+        return
+    wrong = [f"{study['name']}: {what}" for study in studies for what in differences(study)]
+    if README.read_text(encoding="utf-8") != made:
+        wrong.append(
+            "experiments/README.md: its tables are not those of the results; make them anew: python -m experiments.tables"
+        )
+    print(
+        "\n".join(wrong)
+        or f"{len(studies)} studies: every figure is what the evaluations say, every table what the figures say"
+    )
+    sys.exit(bool(wrong))
+
+
+def tables(studies: Sequence[Json]) -> str:
+    """Markdown of all studies, each arm by what it saved."""
+    parts = []
+    for study in studies:
+        rows = sorted(_rows(study), key=lambda row: row[6])
+        parts += [f"### {study['name']}", study["question"], study["answer"], markdown_table(COLUMNS, rows)]
+        if study["name"] in PUBLISHED:
+            parts.append(f"Published: {PUBLISHED[study['name']]}.")
+        parts.append(f"*Made on* {_made(study)}.")
+    return "".join(f"{part}\n\n" for part in parts)
+
+
+def differences(study: Json) -> Iterator[str]:
+    """Figures of the arms that are not what the evaluations of their runs come to."""
+    for arm in study["arms"]:
+        runs = [run for run in study["runs"] if run["run"] in arm["runs"]]
+        found = stated(estimate([run[arm["trains"]]["final_loss_nats"] for run in runs]), "nats")
+        if not _equal(found, arm["final_loss"]):
+            yield f"{arm['arm']}: final loss {arm['final_loss']}, but its runs come to {found}"
+        if arm["trains"] != "grown":
+            continue
+        again = _again(study, runs, "scratch")
+        for row in arm["savings"]:
+            key = row["scratch_share"], row["convention"], row["measure"]
+            if not _equal(again.get(key), row["saving"]):
+                yield f"{arm['arm']}: {' '.join(map(str, key))}: {row['saving']}, but its runs come to {again.get(key)}"
+
+
+def _again(study: Json, runs: Sequence[Json], baseline: str) -> dict[tuple[float, str, str], Json | None]:
+    """What grown runs saved against the runs of their size and seed that trained the baseline."""
+    found = over_seeds([_ledger(study, run, baseline) for run in runs])
+    return {key: None if saved is None else stated(saved, "fraction") for key, saved in found.items()}
+
+
+def _ledger(study: Json, run: Json, baseline: str) -> list[TargetSaving]:
+    same = [
+        other for other in study["runs"]
+        if baseline in other and (other["size"], other["seed"]) == (run["size"], run["seed"])
+    ]  # fmt: skip
+    if len(same) != 1:
+        return []
+    theirs = _points(same[0][baseline])
+    return savings_by_target(
+        _points(run["grown"]),
+        theirs,
+        targets(theirs, baseline),
+        operator=Spent(**run["operator"]),
+        small=Spent(**run["small_training"]),
+    )
+
+
+def _points(trained: Json) -> list[Point]:
+    columns = trained["evaluations"]
+    return [
+        Point(*row)
+        for row in zip(*(columns[name] for name in ("tokens", "flops", "wall_s", "loss")), strict=True)
+    ]
+
+
+def _rows(study: Json) -> Iterator[list[str]]:
+    for arm in study["arms"]:
+        loss = _written(arm["final_loss"], "nats", "{:.4f}".format)
+        saved = [""] * 4
+        if arm["trains"] == "grown":
+            found = {
+                (row["scratch_share"], row["convention"], row["measure"]): row["saving"]
+                for row in arm["savings"]
+            }
+            runs = [run for run in study["runs"] if run["run"] in arm["runs"]]
+            short = _again(study, runs, "short")
+            saved = [
+                _written(saving, "fraction", units.percent)
+                for saving in (
+                    found.get((1.0, SUNK, "flops")), found.get((1.0, CHARGED, "flops")), found.get((1.0, SUNK, "tokens")),
+                    short.get((1.0, SUNK, "flops")),
+                )
+            ]  # fmt: skip
+        yield [study["name"], arm["arm"], *saved, loss, str(len(arm["seeds"]))]
+
+
+def _written(found: Json | None, unit: str, write: Any) -> str:
+    if found is None or found[f"mean_{unit}"] is None:
+        return "not reached"
+    text, interval = write(found[f"mean_{unit}"]), found[f"interval_{unit}"]
+    return text if interval is None else f"{text} [{', '.join(map(write, interval))}]"
+
+
+def _equal(found: Any, other: Any) -> bool:
+    """Plain data, numbers to the last few bits."""
+    if isinstance(found, Mapping) and isinstance(other, Mapping):
+        return found.keys() == other.keys() and all(_equal(found[key], other[key]) for key in found)
+    if isinstance(found, list) and isinstance(other, list):
+        return len(found) == len(other) and all(map(_equal, found, other))
+    if isinstance(found, float) and isinstance(other, float):
+        return abs(found - other) <= 1e-12 * max(1.0, abs(found))
+    return bool(found == other)
+
+
+def _made(study: Json) -> str:
+    made = [run["made"] for run in study["runs"]]
+    hardware = sorted({one["hardware"] for one in made if one["hardware"]})
+    days = sorted({one["started"][:10] for one in made if one["started"]})
+    return f"{', '.join(hardware) or 'unknown hardware'}, {' to '.join(dict.fromkeys((days[0], days[-1]))) if days else 'unknown date'}"
+
+
+if __name__ == "__main__":
+    main()
