@@ -19,8 +19,8 @@ from typing import Any
 from benchmarks.common import REPO, Figures, row
 from benchmarks.plan import SMALL, status
 from ligo.accounting.hardware import HardwareConfig
-from ligo.config import compose_options
 from ligo.families.base import family_of
+from ligo.options import compose_options
 from ligo.tune import OPTIONS
 from ligo.tune_plan import TuningPlan
 from ligo.tuning.config import TuneTrainConfig, TuningConfig

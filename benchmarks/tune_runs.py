@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import REPO, Figures, row
-from ligo.config import compose, compose_options
+from ligo.config import compose
 from ligo.grow import grow
+from ligo.options import compose_options
 from ligo.tune import OPTIONS, tune
 from tests.tuning.tuned import checkpoint, instructions, tensors
 

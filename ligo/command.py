@@ -9,15 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from ligo.config import (
-    GROW,
-    Options,
-    compose_from_file,
-    compose_options,
-    conf_dir,
-    multirun_words,
-    readable,
-)
+from ligo.config import GROW
 from ligo.core import distributed
 from ligo.core.ending import ending
 from ligo.core.errors import EXIT_PREEMPTED, ConfigError, Interrupted, check_installed
@@ -27,6 +19,7 @@ from ligo.core.log import warn
 from ligo.core.permissions import take_permissions
 from ligo.core.redact import redact
 from ligo.help import help_text
+from ligo.options import Options, compose_from_file, compose_options, conf_dir, multirun_words, readable
 
 Task = Callable[[Any, str], float | None]
 """A command's work: the config, and the same as resolved YAML; gives back what a search is to minimise, if anything."""

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from ligo.command import main
-from ligo.config import Options, RunConfig
+from ligo.config import RunConfig
 from ligo.core.distributed import world_size
 from ligo.core.errors import ConfigError
 from ligo.core.log import say
@@ -19,6 +19,7 @@ from ligo.core.run import Run, config_hash
 from ligo.evaluation.models import ComputeConfig, Model, ModelConfig
 from ligo.evaluation.models import check as check_models
 from ligo.evaluation.registry import EVALUATIONS, EvaluationConfig, Findings
+from ligo.options import Options
 
 DESCRIPTION = (
     "Score models, several at once: perplexity and bits per byte, tasks, or answers judged in pairs."

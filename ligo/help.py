@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from ligo.config import Options, conf_dir, options, register_schemas, strip_plus
+from ligo.options import Options, conf_dir, options, register_schemas, strip_plus
 
 EXIT_CODES = (
     "Exit codes: 0 ok, 2 usage or config, 3 data, 4 checkpoint, 5 memory or disk, 6 numerics, 75 pre-empted or without "

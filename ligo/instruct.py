@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from ligo.command import main
-from ligo.config import Options
 from ligo.core.errors import DataError, check_installed
 from ligo.core.log import say
 from ligo.instruction.config import InstructConfig, TeacherConfig, check
+from ligo.options import Options
 
 OPTIONS = Options("instruct", InstructConfig, {"teacher": TeacherConfig}, check)
 DESCRIPTION = "Have a teacher model write instructions, inputs and outputs to tune on, from 175 seed tasks."

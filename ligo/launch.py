@@ -17,7 +17,7 @@ import yaml
 import ligo.grow
 import ligo.tune
 from ligo.command import refuse_secrets
-from ligo.config import GROW, Options, compose_options
+from ligo.config import GROW
 from ligo.core.ending import ending
 from ligo.core.errors import ConfigError, nearest
 from ligo.core.files import write_text
@@ -25,6 +25,7 @@ from ligo.core.launcher import EXIT_CODE_FILE, end_with_parent
 from ligo.core.permissions import take_permissions
 from ligo.core.run import config_hash
 from ligo.help import EXIT_CODES, example_lines
+from ligo.options import Options, compose_options
 
 DESCRIPTION = """Start ligo.grow, or ligo.tune, in several processes. The options are composed once, here, and written into the run folder.
 

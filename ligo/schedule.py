@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ligo.accounting.flops import model_flops
-from ligo.config import GrowConfig, TargetConfig, check_target, conf_dir, options, wanted_dims
+from ligo.config import GrowConfig, TargetConfig, check_target, wanted_dims
 from ligo.core import units
 from ligo.core.checks import check_between
 from ligo.core.errors import ConfigError, PlanError, nearest
@@ -22,6 +22,7 @@ from ligo.families.base import Family
 from ligo.growth.plan import GrowthPlan, check_moments, plan_growth
 from ligo.operators.config import OperatorConfig, build
 from ligo.operators.config import check as check_operator
+from ligo.options import conf_dir, options
 from ligo.training.schedule import num_steps
 
 _KEYS = ("at_tokens", "target", "operator")

@@ -9,19 +9,12 @@ from typing import Any
 
 import yaml
 
-from ligo.config import (
-    GrowConfig,
-    check_stage_order,
-    check_training_fits,
-    compose,
-    conf_dir,
-    options,
-    unknown_key,
-)
+from ligo.config import GrowConfig, check_stage_order, check_training_fits, compose
 from ligo.core.errors import ConfigError, LigoError, PlanError, nearest
 from ligo.core.log import progress
 from ligo.core.run import config_hash
 from ligo.grow import check_extras, run_folder
+from ligo.options import conf_dir, options, unknown_key
 from ligo.plan import known_config, make_plan, name_after_folder
 from ligo.sweeps import grid, slurm, submit
 from ligo.sweeps.grid import StudyConfig, Trial

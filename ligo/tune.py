@@ -11,11 +11,12 @@ import yaml
 from ligo.accounting.hardware import HardwareConfig
 from ligo.accounting.hardware import check as check_hardware
 from ligo.command import main
-from ligo.config import Options, RunConfig, SmallConfig
+from ligo.config import RunConfig, SmallConfig
 from ligo.core.distributed import world_size
 from ligo.core.errors import CheckpointError, ConfigError, check_installed
 from ligo.core.log import say
 from ligo.grow import find_small, opened
+from ligo.options import Options
 from ligo.plan import known_config, name_after_folder
 from ligo.tracking.config import TrackingConfig
 from ligo.tuning.config import (

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from ligo.config import GROUPS, check_training_fits, compose, options, strip_plus
+from ligo.config import GROW, check_training_fits, compose
 from ligo.core.errors import ConfigError
+from ligo.options import options, strip_plus
 from ligo.plan import known_config, make_plan, plan_json
 
 SHAPE = (
@@ -15,7 +16,7 @@ SHAPE = (
 LLAMA = ("small=llama-7b", "target=13b")
 
 
-@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("group", GROW.groups)
 def test_every_shipped_option_composes(group: str) -> None:
     assert options(group)
     for option in options(group):
@@ -29,7 +30,7 @@ def test_every_shipped_option_composes(group: str) -> None:
 
 
 def test_a_plus_before_our_own_groups_is_accepted() -> None:
-    assert strip_plus(["+small=a", "+target=b", "+train.lr=1", "x=+small=1"]) == [
+    assert strip_plus(["+small=a", "+target=b", "+train.lr=1", "x=+small=1"], GROW.groups) == [
         "small=a",
         "target=b",
         "+train.lr=1",

@@ -16,8 +16,9 @@ import pytest
 import yaml
 
 from ligo import grow
-from ligo.config import GrowConfig, compose, options
+from ligo.config import GrowConfig, compose
 from ligo.core.errors import ConfigError
+from ligo.options import options
 from ligo.plan import known_config, make_plan
 from ligo.reports.collect import load_run
 from ligo.reports.figures import loss_chart

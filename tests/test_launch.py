@@ -13,9 +13,10 @@ import pytest
 
 import ligo.tune
 from ligo.command import read_config
-from ligo.config import compose, compose_options
+from ligo.config import compose
 from ligo.core.errors import ConfigError
 from ligo.launch import command, write_resolved
+from ligo.options import compose_options
 from tests.conftest import REPO
 
 OPTIONS = ["small=tiny-llama", "target=tiny-llama-2x", "train.lr=0.001", "deepspeed=zero2"]

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ligo.config import compose, conf_dir, options
+from ligo.config import compose
 from ligo.core.errors import ConfigError, PlanError
 from ligo.core.run import config_hash
+from ligo.options import conf_dir, options
 from ligo.study import Cell, compose_sweep, make_cells
 
 TINY = ("study.overrides=[+small=tiny-llama,+target=tiny-llama-2x,tracking=jsonl,stages=[write,train]]",)

@@ -19,12 +19,13 @@ from typing import Any
 import torch
 import yaml
 
-from ligo.config import compose, compose_options
+from ligo.config import compose
 from ligo.core.errors import NumericsError
 from ligo.core.files import read_json, write_json, write_text
 from ligo.core.run import hardware, versions
 from ligo.families.base import family_of
 from ligo.grow import grow
+from ligo.options import compose_options
 from ligo.sweeps.grid import search_rate
 from ligo.tune import OPTIONS, tune
 from ligo.tune_plan import TuningPlan

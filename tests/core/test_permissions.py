@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from ligo.checkpoint.load import load_pickle
-from ligo.config import GROW, compose_from_file, compose_options
+from ligo.config import GROW
 from ligo.core.errors import CheckpointError, ConfigError
 from ligo.core.permissions import ALLOW_PICKLE, pickle_allowed, take_permissions
+from ligo.options import compose_from_file, compose_options
 
 
 @pytest.fixture(autouse=True)

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import yaml
 
-from ligo.config import GROW, GrowConfig, compose, compose_options, multirun_words
+from ligo.config import GROW, GrowConfig, compose
 from ligo.launch import PROGRAMS
 from ligo.launch import command as launch_command
+from ligo.options import compose_options, multirun_words
 from ligo.plan import known_config, make_plan
 from ligo.study import compose_sweep, make_cells
 from tests.docs.blocks import REPO

@@ -8,8 +8,9 @@ from functools import cache
 import pytest
 
 from docs.hooks.pages import commands, help_of
-from ligo.config import GROW, Options, options
+from ligo.config import GROW
 from ligo.help import field_docs, group_lines, help_text
+from ligo.options import Options, options
 from tests.docs.planning import plan_command
 
 COMMANDS = commands()

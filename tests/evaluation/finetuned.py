@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from ligo.config import compose_options
 from ligo.evaluate import OPTIONS, evaluate
+from ligo.options import compose_options
 from ligo.tracking.jsonl import MEASURED, read_records
 from tests.conftest import REPO
 

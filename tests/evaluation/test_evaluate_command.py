@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from ligo import evaluate
-from ligo.config import compose_from_file, compose_options, options
 from ligo.core.errors import ConfigError
 from ligo.evaluation.models import ComputeConfig, Model, ModelConfig
 from ligo.evaluation.registry import EVALUATIONS
+from ligo.options import compose_from_file, compose_options, options
 from tests.conftest import REPO
 from tests.evaluation.checkpoints import random_checkpoint, run
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from ligo.config import compose_options
 from ligo.core.errors import ConfigError
 from ligo.evaluate import OPTIONS
 from ligo.evaluation.tasks import task_manager
+from ligo.options import compose_options
 from tests.evaluation.checkpoints import character_tokenizer, figures, random_checkpoint, run
 
 pytest.importorskip("lm_eval")

@@ -19,8 +19,9 @@ import yaml
 
 from ligo import instruct, tune
 from ligo.command import read_config
-from ligo.config import GROW, Options, options
+from ligo.config import GROW
 from ligo.core.errors import ConfigError, LigoError
+from ligo.options import Options, options
 from ligo.plan import print_plan
 from ligo.study import compose_sweep
 from tests.faults.tally import Tally

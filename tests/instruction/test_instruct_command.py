@@ -12,8 +12,8 @@ import pytest
 
 from ligo import instruct
 from ligo.command import main
-from ligo.config import compose_options, options
 from ligo.core.errors import ConfigError
+from ligo.options import compose_options, options
 from tests.conftest import REPO
 from tests.instruction.recording import write_recording
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from ligo.config import compose_options, options
 from ligo.core.errors import CheckpointError, ConfigError, DataError, LigoError
+from ligo.options import compose_options, options
 from ligo.training.config import TrainConfig
 from ligo.training.schedule import learning_rate, num_steps
 from ligo.tune import OPTIONS, TuneConfig

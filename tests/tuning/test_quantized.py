@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from ligo.config import compose_options
 from ligo.core.errors import ConfigError
 from ligo.core.run import Run
+from ligo.options import compose_options
 from ligo.training.config import TrainConfig
 from ligo.tune import OPTIONS
 from ligo.tuning.quantized import import_bitsandbytes, quantized_model

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from ligo.accounting.hardware import HardwareConfig
-from ligo.config import compose_options
 from ligo.core.errors import ConfigError, ResourceError
 from ligo.families.base import family_of
+from ligo.options import compose_options
 from ligo.training.config import TrainConfig
 from ligo.tune import OPTIONS, tune
 from ligo.tune_plan import TuningPlan

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ligo.config import compose_options
+from ligo.options import compose_options
 from ligo.tune import OPTIONS, tune
 from tests.conftest import REPO, tiny_config
 
