@@ -2,7 +2,7 @@
 
     python -m benchmarks.trust_faults [config_edits=2000 starts=100 ...]
 
-Campaigns are those of `tests.faults.trust`; figures go to benchmarks/results/trust_faults.json.
+Campaigns are those of `tests.faults.trust`; figures go to benchmarks/results/trust.json, where those of other campaigns stay.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ def faults_rows(counts: dict[str, int] = COUNTS) -> Figures:
 def main() -> None:
     asked = {name: int(count) for name, _, count in (word.partition("=") for word in sys.argv[1:])}
     rows, details = faults_rows(asked or COUNTS)
-    kept = RESULTS / "trust_faults.json"
-    before = read_json(kept) if asked and kept.exists() else {"rows": {}}  # campaigns may be run one by one
-    earlier = {name: before[name] for name in COUNTS if name in before}
-    finish("trust_faults", before["rows"] | rows, earlier | details)
+    kept = RESULTS / "trust.json"
+    before = read_json(kept) if kept.exists() else {"rows": {}}  # the other campaigns stay
+    figures = {"campaign": before.get("campaign", {}), "faults": before.get("faults", {}) | details}
+    finish("trust", before["rows"] | rows, figures)
 
 
 if __name__ == "__main__":

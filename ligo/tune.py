@@ -67,6 +67,7 @@ def check_config(config: TuneConfig) -> None:
         ConfigError: the value, why it cannot be, and what to type instead.
     """
     from ligo.tracking.config import check as check_tracking
+    from ligo.training.config import check_deepspeed_keys
 
     check(config.tuning, config.data, config.train)
     if config.data.path is None and not config.plan:
@@ -74,6 +75,8 @@ def check_config(config: TuneConfig) -> None:
             "there are no instructions to tune on: data.path is not set.\n"
             "  Try: data.path=FILE.json with instruction, input and output in each record"
         )
+    if config.train.engine == "deepspeed":
+        check_deepspeed_keys(config.deepspeed)
     check_zero(config.tuning, config.train, config.deepspeed)
     check_tracking(config.tracking)
     check_hardware(config.hardware)
@@ -229,14 +232,11 @@ def check_machine_fits(config: TuneConfig) -> None:
         ConfigError: the option, and what would do.
     """
     from ligo.training.compute import check_fits
-    from ligo.training.config import check_deepspeed_keys
     from ligo.training.machine import check_machine
 
     check_spread(config.train, world_size())
     check_fits(config.train, config.deepspeed)
-    if config.train.engine == "deepspeed":
-        check_deepspeed_keys(config.deepspeed)
-    elif world_size() > 1:
+    if config.train.engine != "deepspeed" and world_size() > 1:
         raise ConfigError(
             f"train.engine=torch runs in one process, and there are {world_size()} ranks.\n"
             "  Try: train.engine=deepspeed"

@@ -22,6 +22,7 @@ from ligo.core import distributed, units
 from ligo.core.errors import (
     EXIT_INTERRUPTED,
     EXIT_PREEMPTED,
+    OUT_OF_MEMORY,
     CheckpointError,
     ConfigError,
     Interrupted,
@@ -39,10 +40,6 @@ _OFFLINE = {
     errno.ECONNABORTED, errno.ETIMEDOUT, errno.EPIPE,
 }  # fmt: skip
 _NETWORK_LIBRARIES = {"aiohttp", "httpcore", "httpx", "openai", "requests", "urllib", "urllib3"}
-_OUT_OF_MEMORY = re.compile(
-    r"out of memory|can't allocate memory|cannot allocate memory|unable to allocate|not enough memory"
-    r"|can't start new thread|failed to map segment", re.IGNORECASE
-)  # fmt: skip
 _LOST_RANK = re.compile(
     r"connection (?:closed|reset) by peer|timed out waiting|nccl.*(?:remote process|abort)", re.IGNORECASE
 )
@@ -131,7 +128,9 @@ def _memory(error: BaseException) -> ResourceError | None:
     on_gpu = type(error).__name__ == "OutOfMemoryError" or "CUDA out of memory" in text
     on_host = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
     if not (
-        on_gpu or on_host or (isinstance(error, (RuntimeError, ImportError)) and _OUT_OF_MEMORY.search(text))
+        on_gpu
+        or on_host
+        or (isinstance(error, (RuntimeError, ImportError, SystemError)) and OUT_OF_MEMORY.search(text))
     ):
         return None
     wanted = re.search(r"allocate (\d+) bytes", text)

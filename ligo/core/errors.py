@@ -10,6 +10,7 @@ import difflib
 import errno
 import importlib
 import importlib.util
+import re
 import sys
 from collections.abc import Iterable
 from types import ModuleType
@@ -90,6 +91,13 @@ def check_installed(module: str, *, extra: str, why: str) -> None:
         )
 
 
+OUT_OF_MEMORY = re.compile(
+    r"out of memory|can't allocate memory|cannot allocate memory|unable to allocate|not enough memory"
+    r"|can't start new thread|failed to map segment|error return without exception set", re.IGNORECASE
+)  # fmt: skip
+"""What the system and libraries say then; the last is of C extensions, which could not even say that."""
+
+
 def require(module: str, *, extra: str, why: str) -> ModuleType:
     """Import an optional module, or say which extra installs it.
 
@@ -100,6 +108,8 @@ def require(module: str, *, extra: str, why: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except (ImportError, OSError) as error:  # a part of it, or a library of the system, is missing
+        if OUT_OF_MEMORY.search(str(error)):
+            raise
         package = module.split(".")[0]
         raise ConfigError(
             f"{why} needs the package '{package}', which is installed and cannot be imported: {error}.\n"

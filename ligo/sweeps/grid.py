@@ -57,6 +57,12 @@ def check(study: StudyConfig) -> None:
     """
     if not study.seeds:
         raise ConfigError("study.seeds is empty: nothing would run.\n  Try: study.seeds=[0]")
+    for rate in study.learning_rates:
+        if not isinstance(rate, int | float):
+            raise ConfigError(
+                f"study.learning_rates={study.learning_rates} must hold numbers alone.\n"
+                "  Try: study.learning_rates=[1e-3,2e-3,4e-3]"
+            )
     _refuse_twice("seeds", study.seeds)
     _refuse_twice("learning_rates", study.learning_rates)
     for rate in study.learning_rates:

@@ -229,6 +229,9 @@ def check_deepspeed_keys(keys: Mapping[str, Any]) -> None:
                 f"precision) and cannot be set beside them.\n  Try: leave deepspeed.{key} out"
             )
     zero = keys.get("zero_optimization", {})
+    _check_mapping("deepspeed.zero_optimization", zero)
+    for part in ("offload_param", "offload_optimizer"):
+        _check_mapping(f"deepspeed.zero_optimization.{part}", zero.get(part) or {})
     stage = zero.get("stage", 0)
     if stage not in (0, 1, 2, 3):
         raise ConfigError(
@@ -249,6 +252,13 @@ def check_deepspeed_keys(keys: Mapping[str, Any]) -> None:
         raise ConfigError(
             "deepspeed.zero_optimization.offload_optimizer.device=nvme keeps the optimiser's states on a disk, from "
             "where ligo's checkpoints do not take them.\n  Try: deepspeed=zero3-nvme, which keeps them in the CPU's memory"
+        )
+
+
+def _check_mapping(key: str, value: object) -> None:
+    if not isinstance(value, Mapping):
+        raise ConfigError(
+            f"{key}={value} is no group of options.\n  Try: {key}.OPTION=VALUE, or leave {key} out"
         )
 
 

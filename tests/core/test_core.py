@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from ligo.core import distributed, units
+from ligo.core.ending import explain
 from ligo.core.errors import ConfigError, ResourceError, disk_full, nearest, require
 from ligo.core.files import folder_aside, write_json, write_text
 from ligo.core.log import progress
@@ -36,6 +37,17 @@ def test_an_optional_package_that_is_there_and_broken_is_named(
         ConfigError, match="'halfthere', which is installed and cannot be imported: libhalf.so"
     ):
         require("halfthere", extra="half", why="half.there=true")
+
+
+def test_a_package_that_finds_no_memory_is_not_called_broken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = "core.so: failed to map segment from shared object"
+    (tmp_path / "toolarge.py").write_text(f"raise ImportError({said!r})\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ImportError, match=said) as caught:
+        require("toolarge", extra="large", why="large=true")
+    assert explain(caught.value).exit_code == ResourceError.exit_code
 
 
 def test_nearest_name() -> None:

@@ -57,6 +57,7 @@ def offline(module: str, name: str) -> BaseException:
         (allocation_that_fails, 5, "4096.0 TiB could not be had"),
         (out_of_memory_of_torch, 5, "the memory of a GPU is not enough: CUDA out of memory. Tried to allocate 20.00 GiB"),
         (lambda: OSError(errno.ENOMEM, "Cannot allocate memory"), 5, "the memory of this machine is not enough"),
+        (lambda: SystemError("error return without exception set"), 5, "the memory of this machine is not enough"),
         (lambda: OSError(errno.ENOSPC, "No space left on device", "/d/f"), 5, "the disk is full while writing /d/f"),
         (lambda: OSError(errno.EROFS, "Read-only file system", "/d/f"), 5, "cannot use /d/f: Read-only file system"),
         (lambda: OSError(errno.EMFILE, "Too many open files"), 5, "ulimit -n"),

@@ -163,16 +163,16 @@ def endings(tally: Tally, trials: int) -> None:
                 log.symlink_to(tally.folder / f"sweep-{trouble}.log".replace(" ", "-"))
             with TROUBLES[trouble](disk) as first:
                 bad = run(command, arguments(disk), place, first=first)
-            if trouble == "Ctrl-C" and bad == 0:  # it had ended before: nothing was provoked
+            undisturbed = {1, 2} if name == "launch" else {0}  # there is no cluster here
+            if trouble == "Ctrl-C" and bad in undisturbed:  # it had ended before: nothing was provoked
                 tally.count(True, "")
                 continue
             words, said = complaint(place, command) if bad > 0 else None, log.read_text()
             tally.notes[trouble] = tally.notes.get(trouble, 0) + (bad != 0)
             log.write_text("")
             good = run(command, arguments(disk), place)
-            expected = {1, 2} if name == "launch" else {0}  # there is no cluster here
             tally.count(
-                bad in TROUBLE_CODES[trouble] and words is None and good in expected,
+                bad in TROUBLE_CODES[trouble] and words is None and good in undisturbed,
                 f"{name}, {trouble}: {bad} then {good}: {words or said[-1000:]} {log.read_text()[-1000:]}",
             )
 

@@ -92,6 +92,7 @@ def test_without_several_rates_there_is_no_search(rates: list[float], best: floa
         (StudyConfig(seeds=[]), "nothing would run"),
         (StudyConfig(learning_rates=[1e-3, 1e-3]), "Try: study.learning_rates=.0.001."),
         (StudyConfig(learning_rates=[0.0]), "study.learning_rates=0 must be above 0"),
+        (StudyConfig(learning_rates=[[]]), "must hold numbers alone(.|\n)*Try: study.learning_rates=.1e-3,"),
         (StudyConfig(max_extensions=-1), "study.max_extensions=-1 must be at least 0"),
         (StudyConfig(arms={"a/b": []}), "'a/b' cannot be part of a folder name"),
         (StudyConfig(name=".."), "cannot be part of a folder name"),

@@ -220,10 +220,15 @@ def test_deepspeed_keys_pass_through_and_derived_ones_are_refused() -> None:
         ({"stage": 2, "offload_param": {"device": "cpu"}}, "the stage is 2(.|\n)*deepspeed=zero3-offload"),
         ({"stage": 3, "offload_optimizer": {"device": "nvme"}}, "keeps the optimiser's states on a disk"),
         ({"stage": 4}, "is no ZeRO stage"),
+        ("", "deepspeed.zero_optimization= is no group of options"),
+        (
+            {"stage": 3, "offload_param": "cpu"},
+            "offload_param=cpu is no group(.|\n)*offload_param.OPTION=VALUE",
+        ),
         ({"stage": 1, "compute_grad_norm": False}, "not finite unseen"),
     ],
 )
-def test_a_stage_that_cannot_do_what_is_asked_is_refused(zero: dict[str, Any], words: str) -> None:
+def test_a_stage_that_cannot_do_what_is_asked_is_refused(zero: Any, words: str) -> None:
     with pytest.raises(ConfigError, match=words) as error:
         check_deepspeed_keys({"zero_optimization": zero})
     assert error.value.exit_code == 2
