@@ -143,7 +143,8 @@ class Family(ABC):
     @property
     def architecture(self) -> str:
         """End of the class name in `architectures`: which head the model has."""
-        named = (self.config.get("architectures") or [""])[0]
+        classes = self.config.get("architectures") or [""]
+        named = str((classes[0] if isinstance(classes, list) else classes) or "")
         endings = [ending for ending in self.objectives if named.endswith(ending)]
         if named and not endings:
             raise CheckpointError(

@@ -61,4 +61,4 @@ def test_a_plan_of_a_hostile_config_ends_with_words(
     folder = published(tmp_path / "given")
     says("config.json", num_hidden_layers=10**9)(folder, folder)
     assert run(plan, f"small.path={folder}", *TARGET) == 4
-    assert "num_hidden_layers=1e+09, and no model has more than 10,000" in capsys.readouterr().err
+    assert "num_hidden_layers=1e+09, and no model has more than 2,000" in capsys.readouterr().err
