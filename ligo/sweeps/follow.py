@@ -16,7 +16,7 @@ from ligo.core.errors import Interrupted, LigoError, ResourceError
 from ligo.core.files import read_json, write_json
 from ligo.core.log import say
 from ligo.core.run import Run
-from ligo.sweeps.grid import Cell, Outcome, StudyConfig, Trial, outcome
+from ligo.sweeps.grid import Cell, Outcome, StudyConfig, Trial, outcomes_of
 from ligo.sweeps.slurm import SlurmLauncher
 from ligo.sweeps.status import RunState, read_state, table, with_launcher
 from ligo.sweeps.submit import ClusterConfig, Job, Launcher, LocalLauncher, run_command
@@ -78,7 +78,7 @@ class Follower:
     def _look(self) -> list[Outcome]:
         self._states = {}
         self._placed = self._launcher.placed()
-        return [outcome(self._study, cell, self._loss) for cell in self._cells]
+        return outcomes_of(self._study, self._cells, self._loss)
 
     def _state(self, trial: Trial) -> RunState:
         if trial.name not in self._states:

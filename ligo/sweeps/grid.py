@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -31,6 +31,9 @@ class StudyConfig:
     """Name of a size: options of ligo.grow, `small` and `target` above all. Empty: one size, that of the overrides."""
     seeds: list[int] = field(default_factory=lambda: [0])
     """The first seed finds the best rate; the others run at that rate alone."""
+    leaders: int | None = None
+    """How many arms, the best ones at the first seed, are run with the other seeds too; those that train nothing grown
+    (scratch, short, continue) always are. None: all."""
     learning_rates: list[float] = field(default_factory=list)
     """Peak rates to begin with. Empty: each arm's own rate, and no search. One: that rate, and no search."""
     max_extensions: int = 4
@@ -68,6 +71,8 @@ def check(study: StudyConfig) -> None:
     for rate in study.learning_rates:
         check_between("study.learning_rates", rate, 0, above=True)
     check_between("study.max_extensions", study.max_extensions, 0)
+    if study.leaders is not None:
+        check_between("study.leaders", study.leaders, 0)
     for word in (study.name, *study.arms, *study.sizes):
         if not word or not all(letter.isalnum() or letter in "._-" for letter in word) or word[0] == ".":
             raise ConfigError(
@@ -173,6 +178,11 @@ class Outcome:
     """Final losses at the best rate, one for each seed that is finished."""
 
     @property
+    def grown(self) -> bool:
+        """Whether it trains what was grown, rather than something to compare that with."""
+        return self.trials[0].loss_stage == "train"
+
+    @property
     def mean(self) -> float | None:
         return math.fsum(self.losses) / len(self.losses) if self.losses else None
 
@@ -182,6 +192,36 @@ class Outcome:
         if self.mean is None or len(self.losses) < 2 or not math.isfinite(self.mean):
             return None
         return math.sqrt(math.fsum((loss - self.mean) ** 2 for loss in self.losses) / (len(self.losses) - 1))
+
+
+def outcomes_of(
+    study: StudyConfig, cells: Sequence[Cell], loss_of: Callable[[Trial], float | None]
+) -> list[Outcome]:
+    """What each cell needs, and what is known of it: with the first seed all, with the others the leaders of each size.
+
+    Args:
+        loss_of: the final loss of a run; infinite where training diverged; None where it is not finished.
+    """
+    if study.leaders is None:
+        return [outcome(study, cell, loss_of) for cell in cells]
+    one_seed = replace(study, seeds=study.seeds[:1])
+    first = [outcome(one_seed, cell, loss_of) for cell in cells]
+    leading = _leaders(first, study.leaders)
+    return [
+        outcome(study, cell, loss_of) if not found.grown or found in leading else found
+        for cell, found in zip(cells, first, strict=True)
+    ]
+
+
+def _leaders(first: Sequence[Outcome], how_many: int) -> list[Outcome]:
+    """The grown arms of each size with the lowest losses, once all of the size have one."""
+    leading: list[Outcome] = []
+    for size in dict.fromkeys(found.size for found in first):
+        grown = [found for found in first if found.grown and found.size == size]
+        known = [(found.mean, found) for found in grown if found.mean is not None]
+        if len(known) == len(grown):
+            leading += [found for _, found in sorted(known, key=lambda pair: pair[0])[:how_many]]
+    return leading
 
 
 def outcome(study: StudyConfig, cell: Cell, loss_of: Callable[[Trial], float | None]) -> Outcome:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ligo.core.errors import ConfigError
-from ligo.sweeps.grid import StudyConfig, Trial, check, outcome, search_rate
+from ligo.sweeps.grid import StudyConfig, Trial, check, outcome, outcomes_of, search_rate
 from tests.sweeps.stand_in import loss_at
 
 
@@ -53,11 +53,12 @@ def test_nothing_is_concluded_before_every_rate_has_been_tried() -> None:
 class OneCell:
     arm: str = "exact"
     size: str = ""
+    loss_stage: str = "train"
 
     def trial(self, seed: int, rate: float | None) -> Trial:
         return Trial(
             folder=Path(f"{seed}-{rate}"), arm=self.arm, size=self.size, seed=seed, rate=rate, stages=("train",),
-            loss_stage="train", options=(),
+            loss_stage=self.loss_stage, options=(),
         )  # fmt: skip
 
 
@@ -78,6 +79,24 @@ def test_other_seeds_run_at_the_best_rate_alone() -> None:
     assert (found.mean, found.deviation) == (pytest.approx(4.01), pytest.approx(0.01))
 
 
+def test_only_the_best_arms_of_each_size_and_what_they_are_compared_with_run_with_other_seeds() -> None:
+    study = StudyConfig(seeds=[0, 1], learning_rates=[1e-3], leaders=1)
+    losses = {"stack": 3.9, "exact": 3.8, "diverged": math.inf, "scratch": 4.0}
+    stages = {arm: "scratch" if arm == "scratch" else "train" for arm in losses}
+    cells = [OneCell(arm, size, stages[arm]) for arm in losses for size in ("1b", "7b")]
+
+    def seeds_of(known: dict[str, float]) -> dict[tuple[str, str], list[int]]:
+        found = outcomes_of(study, cells, lambda trial: known.get(trial.arm))
+        return {(one.arm, one.size): [trial.seed for trial in one.trials] for one in found}
+
+    for size in ("1b", "7b"):
+        before = seeds_of({arm: loss for arm, loss in losses.items() if arm != "stack"})
+        assert before["exact", size] == [0]  # stack might yet be better
+        assert before["scratch", size] == [0, 1]
+        after = seeds_of(losses)
+        assert {arm for arm in losses if after[arm, size] == [0, 1]} == {"exact", "scratch"}
+
+
 @pytest.mark.parametrize(("rates", "best"), [([], None), ([3e-3], 3e-3)])
 def test_without_several_rates_there_is_no_search(rates: list[float], best: float | None) -> None:
     found = outcome(StudyConfig(seeds=[0, 1], learning_rates=rates), OneCell(), lambda trial: None)
@@ -94,6 +113,7 @@ def test_without_several_rates_there_is_no_search(rates: list[float], best: floa
         (StudyConfig(learning_rates=[0.0]), "study.learning_rates=0 must be above 0"),
         (StudyConfig(learning_rates=[[]]), "must hold numbers alone(.|\n)*Try: study.learning_rates=.1e-3,"),
         (StudyConfig(max_extensions=-1), "study.max_extensions=-1 must be at least 0"),
+        (StudyConfig(leaders=-1), "study.leaders=-1 must be at least 0"),
         (StudyConfig(arms={"a/b": []}), "'a/b' cannot be part of a folder name"),
         (StudyConfig(name=".."), "cannot be part of a folder name"),
     ],
