@@ -270,6 +270,15 @@ def check(config: GrowConfig) -> None:
             f"learn.operator={config.learn.operator} names maps that were learned, and operator={config.operator.name} has "
             "none.\n  Try: operator=ligo with the operator.init that they were learned from"
         )
+    if config.learn.fit_to is not None and (config.operator.init is None or config.learn.operator is not None):
+        raise ConfigError(
+            f"learn.fit_to={config.learn.fit_to} fits maps to a trained run, and "
+            + (
+                f"operator={config.operator.name} has none that are learned.\n  Try: operator=ligo"
+                if config.operator.init is None
+                else "learn.operator takes maps as they are.\n  Try: one of the two"
+            )
+        )
     check_tracking(config.tracking)
     check_hardware(config.hardware)
     if config.small.optimizer_state is not None and config.operator.optimizer_state == "reset":

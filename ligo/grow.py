@@ -180,10 +180,14 @@ def check_inputs(
 
 
 def check_learning_inputs(checkpoint: Checkpoint, plan: GrowthPlan, config: GrowConfig) -> None:
-    """Refuse a small model that cannot be held as `learn.small` says, or maps that were learned for another growth."""
+    """Refuse a small model that cannot be held as `learn.small` says, maps that were learned for another growth, and a
+    trained run that maps cannot be fitted to."""
+    from ligo.learning.hindsight import trained_run
     from ligo.learning.state import check_fits, find_operator
     from ligo.learning.store import check_quantisable
 
+    if config.learn.fit_to is not None:
+        trained_run(config.learn.fit_to, plan)
     if config.learn.operator is not None:
         check_fits(find_operator(config.learn.operator), plan, config.operator)
     elif config.learn.small == "nf4":

@@ -41,6 +41,7 @@ _PATHS = (
     ".package_file",
     "small.optimizer_state",
     "learn.operator",
+    "learn.fit_to",
     "prompt.seeds",
     "tuning.adapter",
     ".base",

@@ -122,12 +122,37 @@ class GrowthRun:
 
         operator, length = self.config.operator, self.config.data.sequence_length
         self._tracker.rewind("learn", -1)
+        if self.config.learn.fit_to is not None:
+            return self._fit_to_trained(self.config.learn.fit_to)
         # another order of the same text than training's
         batches = Batches(self.corpus, length, max(1, operator.batch_tokens // length), self.config.seed + 1)
         return learn_operator(
             self.plan, self.small.read, batches.__getitem__, self._validation, operator, self.config.learn,
             self._tracker.log, objective=self._objective, seed=self.config.seed, deepspeed=self.config.deepspeed,
         )  # fmt: skip
+
+    def _fit_to_trained(self, where: str) -> LearnedOperator:
+        """Every rank fits the same maps."""
+        from ligo.learning.hindsight import FirstRun, fit_to_trained, trained_run
+
+        first, trained = trained_run(where, self.plan)
+        done, growing = first.stage_results()["train"], first.stage_results().get("learn", {})
+        return fit_to_trained(
+            self.plan,
+            self.small.read,
+            FirstRun(
+                trained.read,
+                flops=operator_flops(first) + done["flops"],
+                tokens=growing.get("tokens", 0) + done["tokens"],
+                wall_s=growing.get("wall_s", 0.0) + done["wall_s"],
+            ),
+            self._validation,
+            self.config.operator,
+            self.config.learn,
+            self._tracker.log,
+            objective=self._objective,
+            seed=self.config.seed,
+        )
 
     def _keep_learned(self, learned: LearnedOperator, result: dict[str, Any]) -> None:
         from ligo.learning.state import save_operator
@@ -137,8 +162,10 @@ class GrowthRun:
             flops=learned.flops, recomputed_flops=learned.recomputed_flops, tokens=learned.tokens,
             wall_s=learned.wall_s, best_step=learned.best_step, start_loss=learned.start_loss,
             best_loss=learned.best_loss, parameters=learned.num_parameters, small=learned.small,
-            ranks=distributed.world_size(),
+            ranks=distributed.world_size(), captured=learned.captured,
         )  # fmt: skip
+        if learned.captured is not None:
+            say(f"the maps make {learned.captured:.1%} of the way to the trained weights (in squares)")
         say(
             f"learned: validation loss {learned.start_loss:.4f} -> {learned.best_loss:.4f} "
             f"(best at step {learned.best_step} of {self.config.operator.steps}), {in_flops(learned.flops)}"

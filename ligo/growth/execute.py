@@ -172,19 +172,29 @@ def sources(
         if not fold or spec.gain is None or RESIDUAL not in spec.spaces(Role.READ) | spec.spaces(Role.SHIFT):
             return tensor
         name = spec.gain if spec.layer is None else in_layer(spec.gain, spec.layer, layer)
-        axis = next(axis for axis, at in enumerate(spec.axes) if at.role in (Role.READ, Role.SHIFT))
         gain = (gains or read)(name) + plan.small.by_name[name].offset
-        exponent = power if spec.axes[axis].role is Role.READ else -power
-        if exponent != 1:
-            if power == 1 and not gain.all():
-                raise NumericsError(
-                    f"{name} has scales of exactly zero, and a shift cannot be divided by them, which a map that mixes "
-                    "coordinates needs.\n  Try: operator.width=scaled_duplication"
-                )
-            gain = torch.where(gain == 0, 0.0, gain**exponent)
-        return tensor * gain.reshape([-1 if a == axis else 1 for a in range(tensor.ndim)])
+        return fold_gain(tensor, spec, gain, power=power)
 
     return read_source
+
+
+def fold_gain(tensor: Tensor, spec: TensorSpec, gain: Tensor, *, power: int = 1) -> Tensor:
+    """What reads a norm's output with its scale folded in, W diag(g); a shift after the norm is divided by it.
+
+    Args:
+        gain: what the running model multiplies by.
+        power: as in `sources`.
+    """
+    axis = next(axis for axis, at in enumerate(spec.axes) if at.role in (Role.READ, Role.SHIFT))
+    exponent = power if spec.axes[axis].role is Role.READ else -power
+    if exponent != 1:
+        if power == 1 and not gain.all():
+            raise NumericsError(
+                f"{spec.gain} has scales of exactly zero, and a shift cannot be divided by them, which a map that mixes "
+                "coordinates needs.\n  Try: operator.width=scaled_duplication"
+            )
+        gain = torch.where(gain == 0, 0.0, gain**exponent)
+    return tensor * gain.reshape([-1 if a == axis else 1 for a in range(tensor.ndim)])
 
 
 def make_tensor(

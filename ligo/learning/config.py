@@ -23,6 +23,9 @@ class LearnConfig:
 
     operator: str | None = None
     """Maps that were learned before, to take instead: an operator.safetensors, or the run folder that holds it."""
+    fit_to: str | None = None
+    """A finished run of the same target, to whose trained/ weights the maps are fitted by least squares instead of to the
+    text; what that run took is charged."""
     small: str = "fp32"
     """How the frozen small model is held: fp32, bf16, nf4 (matrices of layers in 4 bits, the rest in bf16), or offload
     (not at all: each matrix is read from its file when it is used). What is written reads the weights as they are.

@@ -52,6 +52,8 @@ class LearnedOperator:
     num_parameters: int
     small: str
     """How the small model was held."""
+    captured: float | None = None
+    """Fitted in hindsight: the part of the way to the trained weights that the maps make, in squares."""
 
 
 def warmup_cosine(step: int, num_steps: int, warmup_fraction: float) -> float:
@@ -145,7 +147,7 @@ def learn_operator(
             "  Try: another small.path; this one does not compute"
         )
     flops += evaluation_flops
-    best_step, best_state, best_maps = 0, _copy_state(learned), detached(learned())
+    best_step, best_state, best_maps = 0, copy_state(learned), detached(learned())
     record(0, **{"eval/loss": start_loss})
     with progress("learning the operator", num_steps) as bar:
         for step in range(num_steps):
@@ -172,7 +174,7 @@ def learn_operator(
                 flops += evaluation_flops
                 if current < best_loss:
                     best_loss, best_step = current, step + 1
-                    best_state, best_maps = _copy_state(learned), detached(learned())
+                    best_state, best_maps = copy_state(learned), detached(learned())
             record(step + 1, **values)
             bar.advance(note=f"loss {loss:.3f}  best {best_loss:.3f}")
     if engine is not None:
@@ -227,5 +229,5 @@ def _device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _copy_state(learned: LearnedMaps) -> dict[str, Tensor]:
+def copy_state(learned: LearnedMaps) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().clone() for name, tensor in learned.state_dict().items()}
