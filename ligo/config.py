@@ -270,7 +270,9 @@ def check(config: GrowConfig) -> None:
             f"learn.operator={config.learn.operator} names maps that were learned, and operator={config.operator.name} has "
             "none.\n  Try: operator=ligo with the operator.init that they were learned from"
         )
-    if config.learn.fit_to is not None and (config.operator.init is None or config.learn.operator is not None):
+    if config.learn.fit_to is not None and (
+        config.operator.init is None or config.learn.operator is not None
+    ):
         raise ConfigError(
             f"learn.fit_to={config.learn.fit_to} fits maps to a trained run, and "
             + (

@@ -85,7 +85,9 @@ def test_trained_scales_are_folded_into_readers_without_a_change_of_function() -
     goal = _Goal(plan, trained.__getitem__, fold=True)
     folded = {spec.name: goal(spec) for spec in goal.specs}
     assert folded.keys() == trained.keys()
-    assert not torch.equal(folded["model.layers.0.mlp.up_proj.weight"], trained["model.layers.0.mlp.up_proj.weight"])
+    assert not torch.equal(
+        folded["model.layers.0.mlp.up_proj.weight"], trained["model.layers.0.mlp.up_proj.weight"]
+    )
     assert folded["model.layers.1.input_layernorm.weight"].unique().tolist() == [1.0]
     with torch.no_grad():
         assert float(loss_of(plan, folded)) == pytest.approx(float(loss_of(plan, trained)), abs=1e-6)
@@ -121,16 +123,22 @@ def test_a_run_is_fitted_to_another_and_its_maps_serve_a_third(
     first, second, third = (tmp_path / name for name in ("first", "second", "third"))
     assert run(grow, *common, "operator=stack", f"run.dir={first}", "stages=[write,train]") == 0
     hindsight = [*common, "operator=ligo", "operator.init=stack", "operator.steps=20"]
-    assert run(grow, *hindsight, f"learn.fit_to={first}", f"run.dir={second}", "stages=[learn,write,train]") == 0
+    assert (
+        run(grow, *hindsight, f"learn.fit_to={first}", f"run.dir={second}", "stages=[learn,write,train]") == 0
+    )
     assert "of the way to the trained weights" in capsys.readouterr().out
     there, here = (read_json(folder / "stages.json") for folder in (first, second))
     assert 0.0 < here["learn"]["captured"] < 1.0
     assert here["learn"]["flops"] > there["train"]["flops"] + there["write"]["build_flops"]
     assert here["learn"]["tokens"] == there["train"]["tokens"] == 4096
-    code = run(grow, *hindsight, f"learn.operator={second}", f"run.dir={third}", "seed=1", "stages=[learn,write]")
+    code = run(
+        grow, *hindsight, f"learn.operator={second}", f"run.dir={third}", "seed=1", "stages=[learn,write]"
+    )
     assert code == 0
     assert read_json(third / "stages.json")["learn"]["flops"] == 0.0
-    assert load_file(third / "operator.safetensors").keys() == load_file(second / "operator.safetensors").keys()
+    assert (
+        load_file(third / "operator.safetensors").keys() == load_file(second / "operator.safetensors").keys()
+    )
 
     wider = [*common, "target.intermediate_size=48", "operator=ligo", "operator.init=stack"]
     code = run(grow, *wider, f"learn.fit_to={first}", f"run.dir={tmp_path / 'wider'}", "stages=[learn]")
@@ -150,7 +158,12 @@ def test_a_run_is_fitted_to_another_and_its_maps_serve_a_third(
 def test_what_cannot_be_fitted_to_is_refused(
     options: list[str], code: int, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = [*options, f"learn.fit_to={tmp_path}", f"run.dir={tmp_path / 'run'}", "data.path=package:bible/data/kjv.jsonl"]
+    arguments = [
+        *options,
+        f"learn.fit_to={tmp_path}",
+        f"run.dir={tmp_path / 'run'}",
+        "data.path=package:bible/data/kjv.jsonl",
+    ]
     assert run(grow, *arguments) == code
     assert words in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
