@@ -1,7 +1,7 @@
 """What a plan predicts against what is measured: memory, FLOPs and time of training, learning and writing.
 
-Memory is the peak of a fresh process beyond what it held when its libraries were loaded and a tiny step was done (VmHWM; a
-child begins at its own, unlike ru_maxrss). Models have some 50 M parameters, so that tensors outweigh all else. glibc
+Memory is the peak of a fresh process beyond what it held when its libraries were loaded and their kernels had been used
+(VmHWM; a child begins at its own, unlike ru_maxrss). Models have some 50 M parameters, so that tensors outweigh all else. glibc
 would keep freed pieces below its growing threshold, which hides what is held at once: the children are started with
 MALLOC_MMAP_THRESHOLD_=65536 and one arena. Time is the fastest of several steps, the probe beside it, so that both see
 the same load. Figures go to benchmarks/results/plan.json.
@@ -159,9 +159,7 @@ def child(case: dict[str, Any]) -> None:
         fresh_model(plan.target)
     if case["what"] == "learn":
         skeleton(plan.target)
-    x = torch.ones(64, 64, requires_grad=True)
-    (x @ x).sum().backward()
-    torch.optim.AdamW([x]).step()
+    use_kernels(torch.bfloat16 if case.get("precision") == "bf16" else torch.float32)
     before = status("VmRSS")
     step, evaluate = steps_of(case)
     held = status("VmRSS") - before
@@ -170,6 +168,19 @@ def child(case: dict[str, Any]) -> None:
     evaluate()
     if distributed.rank() == 0:
         print(json.dumps({"peak_bytes": status("VmHWM") - before, "held_bytes": held}))
+
+
+def use_kernels(dtype: Any) -> None:
+    """Have the libraries fill what they keep for themselves, some 15 MB: code, and room to pack matrices in."""
+    import torch
+    from torch.nn import functional as F
+
+    x = torch.ones(1024, 1024, dtype=dtype, requires_grad=True)
+    (x @ x).sum().backward()
+    torch.optim.AdamW([x]).step()
+    F.cross_entropy((x @ x).float(), torch.zeros(1024, dtype=torch.long)).backward()
+    heads = x.view(2, 8, 1024, 64)
+    F.scaled_dot_product_attention(heads, heads, heads, is_causal=True).sum().backward()
 
 
 def status(key: str) -> int:

@@ -292,6 +292,7 @@ def test_flops_of_images_equal_torchs_counter(name: str, changes: dict[str, int]
         ("gpt2", dict(add_cross_attention=True), "add_cross_attention=True, which is not described for GPT2"),
         ("gpt2", dict(scale_attn_by_inverse_layer_idx=True), "depend on the number of the layer"),
         ("gpt2", dict(architectures=["GPT2DoubleHeadsModel"]), "GPT2DoubleHeadsModel(.|\n)*LMHeadModel"),
+        ("gpt2", dict(architectures=[5]), "5(.|\n)*LMHeadModel"),
         ("gpt2", dict(n_head=5), "n_embd=32 and 5 heads"),
         ("gpt_neox", dict(rotary_pct=0.4), "they turn in pairs"),
         ("gpt_neox", dict(head_dim=16), "head_dim=16"),
@@ -314,6 +315,11 @@ def test_variants_that_are_not_described_are_refused(name: str, change: dict[str
     with pytest.raises(CheckpointError, match=words) as error:
         plan_growth({**OTHERS[name], **change}, dict(ffn_size=96), operator())
     assert "Try: " in str(error.value)
+
+
+@pytest.mark.parametrize("classes", [None, [], [None]])
+def test_where_no_class_is_named_the_model_has_the_head_of_its_family(classes: Any) -> None:
+    assert family_of({**OTHERS["gpt2"], "architectures": classes}).architecture == "LMHeadModel"
 
 
 @pytest.mark.parametrize(
