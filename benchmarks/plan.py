@@ -159,7 +159,7 @@ def child(case: dict[str, Any]) -> None:
         fresh_model(plan.target)
     if case["what"] == "learn":
         skeleton(plan.target)
-    use_kernels(torch.bfloat16 if case.get("precision") == "bf16" else torch.float32)
+    use_kernels(plan, torch.bfloat16 if case.get("precision") == "bf16" else torch.float32)
     before = status("VmRSS")
     step, evaluate = steps_of(case)
     held = status("VmRSS") - before
@@ -170,16 +170,21 @@ def child(case: dict[str, Any]) -> None:
         print(json.dumps({"peak_bytes": status("VmHWM") - before, "held_bytes": held}))
 
 
-def use_kernels(dtype: Any) -> None:
-    """Have the libraries fill what they keep for themselves, some 15 MB: code, and room to pack matrices in."""
+def use_kernels(plan: GrowthPlan, dtype: Any) -> None:
+    """Have the libraries fill what they keep for themselves, some 35 MB: code, and room to pack matrices of these shapes in."""
     import torch
     from torch.nn import functional as F
 
-    x = torch.ones(1024, 1024, dtype=dtype, requires_grad=True)
-    (x @ x).sum().backward()
-    torch.optim.AdamW([x]).step()
-    F.cross_entropy((x @ x).float(), torch.zeros(1024, dtype=torch.long)).backward()
-    heads = x.view(2, 8, 1024, 64)
+    tokens = LENGTH * WINDOWS
+    for shape in {job.shape for job in plan.jobs if len(job.shape) == 2}:
+        weight, x = (
+            torch.ones(size, dtype=dtype, requires_grad=True) for size in (shape, (tokens, shape[1]))
+        )
+        F.linear(x, weight).sum().backward()
+    torch.optim.AdamW([weight]).step()
+    logits = torch.ones(tokens, SMALL["vocab_size"], requires_grad=True)
+    F.cross_entropy(logits, torch.zeros(tokens, dtype=torch.long)).backward()
+    heads = torch.ones(WINDOWS, 8, LENGTH, 64, dtype=dtype, requires_grad=True)
     F.scaled_dot_product_attention(heads, heads, heads, is_causal=True).sum().backward()
 
 
