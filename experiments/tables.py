@@ -1,6 +1,6 @@
 """The tables of the studies, from the results.json that each has left in its folder here.
 
-python -m experiments.tables          made anew, in experiments/README.md
+python -m experiments.tables          made anew, in experiments/README.md and, arms over several seeds and controls alone, in README.md
 python -m experiments.tables check    nothing is written; it fails where a figure is not what the evaluations of the runs say,
                                       or the table is not what the figures say
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ligo.accounting.savings import Point, Spent, TargetSaving, savings_by_target, targets
-from ligo.accounting.statistics import estimate
+from ligo.accounting.statistics import FEWEST_FOR_INTERVAL, estimate
 from ligo.core import units
 from ligo.core.files import read_json, write_text
 from ligo.reports.results import stated
@@ -21,7 +21,7 @@ from ligo.reports.run_table import markdown_table
 from ligo.reports.study import over_seeds
 
 HERE = Path(__file__).resolve().parent
-README = HERE / "README.md"
+README, PROJECT = HERE / "README.md", HERE.parent / "README.md"
 BEGIN, END = "<!-- made by experiments.tables -->\n", "<!-- end -->"
 COLUMNS = (
     "study", "arm", "saved, small model sunk", "charged", "sunk, in tokens", "sunk, against a short schedule", "final loss", "seeds",
@@ -42,16 +42,18 @@ def main() -> None:
     studies = [
         read_json(file) for file in sorted(HERE.rglob("results.json")) if file.parent.name != "downstream"
     ]
-    before, _, rest = README.read_text(encoding="utf-8").partition(BEGIN)
-    made = f"{before}{BEGIN}{tables(studies)}{END}{rest.partition(END)[2]}"
+    made = {README: tables(studies), PROJECT: tables(studies, brief=True)}
+    made = {file: _with_tables(file.read_text(encoding="utf-8"), text) for file, text in made.items()}
     if sys.argv[1:] != ["check"]:
-        write_text(README, made)
+        for file, text in made.items():
+            write_text(file, text)
         return
     wrong = [f"{study['name']}: {what}" for study in studies for what in differences(study)]
-    if README.read_text(encoding="utf-8") != made:
-        wrong.append(
-            "experiments/README.md: its tables are not those of the results; make them anew: python -m experiments.tables"
-        )
+    wrong += [
+        f"{file.relative_to(HERE.parent)}: its tables are not those of the results; make them anew: python -m experiments.tables"
+        for file, text in made.items()
+        if file.read_text(encoding="utf-8") != text
+    ]
     print(
         "\n".join(wrong)
         or f"{len(studies)} studies: every figure is what the evaluations say, every table what the figures say"
@@ -59,12 +61,25 @@ def main() -> None:
     sys.exit(bool(wrong))
 
 
-def tables(studies: Sequence[Json]) -> str:
-    """Markdown of all studies, each arm by what it saved."""
+def _with_tables(text: str, made: str) -> str:
+    before, _, rest = text.partition(BEGIN)
+    return f"{before}{BEGIN}{made}{END}{rest.partition(END)[2]}"
+
+
+def tables(studies: Sequence[Json], *, brief: bool = False) -> str:
+    """Markdown of all studies, each arm by what it saved.
+
+    Args:
+        brief: without titles, and of the grown arms those alone that have intervals.
+    """
     parts = []
     for study in studies:
         rows = sorted(_rows(study), key=lambda row: row[6])
-        parts += [f"### {study['name']}", study["question"], study["answer"], markdown_table(COLUMNS, rows)]
+        if brief:
+            rows = [row for row in rows if int(row[7]) >= FEWEST_FOR_INTERVAL or not row[2]]
+            parts.append(markdown_table(COLUMNS, rows))
+        else:
+            parts += [f"### {study['name']}", study["question"], study["answer"], markdown_table(COLUMNS, rows)]
         if study["name"] in PUBLISHED:
             parts.append(f"Published: {PUBLISHED[study['name']]}.")
         parts.append(f"*Made on* {_made(study)}.")
@@ -128,14 +143,16 @@ def _rows(study: Json) -> Iterator[list[str]]:
                 for row in arm["savings"]
             }
             runs = [run for run in study["runs"] if run["run"] in arm["runs"]]
-            short = _again(study, runs, "short")
             saved = [
                 _written(saving, "fraction", units.percent)
                 for saving in (
                     found.get((1.0, SUNK, "flops")), found.get((1.0, CHARGED, "flops")), found.get((1.0, SUNK, "tokens")),
-                    short.get((1.0, SUNK, "flops")),
                 )
             ]  # fmt: skip
+            short = _again(study, runs, "short")
+            saved.append(
+                _written(short.get((1.0, SUNK, "flops")), "fraction", units.percent) if short else "not run"
+            )
         yield [study["name"], arm["arm"], *saved, loss, str(len(arm["seeds"]))]
 
 

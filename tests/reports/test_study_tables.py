@@ -50,6 +50,21 @@ def test_a_row_of_the_table(tmp_path: Path) -> None:
     assert cells["stack"][3].startswith("-25.0 %")
 
 
+def test_in_brief_grown_arms_without_an_interval_are_left_out(tmp_path: Path) -> None:
+    folder = tmp_path / "sizes"
+    for seed in range(3):
+        add_run(folder, "scratch", seed, SCRATCH, trains="scratch")
+        add_run(folder, "ligo", seed, (4.0, 3.2, 3.0))
+    add_run(folder, "stack", 0, (4.0, 3.2, 3.0))
+    study = json.loads(write_study_report(folder, tmp_path / "out" / "report.html")[1].read_text())
+    whole, brief = (tables([study], brief=brief).splitlines() for brief in (False, True))
+    arms = [
+        [row.split(" | ")[1] for row in rows if row.startswith("| sizes |")] for rows in (whole, brief)
+    ]
+    assert (sorted(arms[0]), sorted(arms[1])) == (["ligo", "scratch", "stack"], ["ligo", "scratch"])
+    assert "not run" in next(row for row in brief if "| ligo |" in row)  # there is no short schedule
+
+
 def test_the_tables_here_are_those_of_the_results() -> None:
     check = [sys.executable, "-m", "experiments.tables", "check"]
     done = subprocess.run(check, cwd=REPO, capture_output=True, text=True)
