@@ -79,7 +79,12 @@ def tables(studies: Sequence[Json], *, brief: bool = False) -> str:
             rows = [row for row in rows if int(row[7]) >= FEWEST_FOR_INTERVAL or not row[2]]
             parts.append(markdown_table(COLUMNS, rows))
         else:
-            parts += [f"### {study['name']}", study["question"], study["answer"], markdown_table(COLUMNS, rows)]
+            parts += [
+                f"### {study['name']}",
+                study["question"],
+                study["answer"],
+                markdown_table(COLUMNS, rows),
+            ]
         if study["name"] in PUBLISHED:
             parts.append(f"Published: {PUBLISHED[study['name']]}.")
         parts.append(f"*Made on* {_made(study)}.")

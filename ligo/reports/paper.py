@@ -231,7 +231,7 @@ def _savings(figure_class: Any, bars: Sequence[Bar]) -> Any:
                 axes.errorbar(mean, at, xerr=[[mean - low], [high - mean]], color="#1c2126", capsize=2, lw=1)
     axes.axvline(0, color="#1c2126", lw=0.8)
     axes.set_yticks(np.arange(len(bars)), [bar.label for bar in bars])
-    axes.invert_yaxis()
+    axes.set_ylim(len(bars) - 0.5, -0.5)  # the first on top, room for those without a bar
     axes.grid(axis="y", visible=False)
     axes.set_xlabel("compute saved to the scratch run's final loss (%)")
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ligo.accounting.statistics import estimate
 from ligo.report import main
 from ligo.reports import paper
 from ligo.reports.collect import load_run
-from ligo.reports.paper import write_run_figures, write_study_figures
+from ligo.reports.paper import Bar, _savings, write_run_figures, write_study_figures
 from ligo.reports.study import load_study
 
 from .conftest import OPERATOR_FLOPS, RunMaker
@@ -100,3 +101,16 @@ def test_without_matplotlib_the_rest_is_written_and_the_extra_named(
     said = capsys.readouterr().out
     assert "figures/ is left out" in said and "pip install 'ligo[figures]'" in said
     assert (run / "results.json").exists() and (run / "table.md").exists() and not (run / "figures").exists()
+
+
+@needs_matplotlib
+def test_an_arm_without_a_bar_has_its_row_too() -> None:
+    """The first and the last above all, which bars alone would leave outside the frame."""
+    from matplotlib.figure import Figure
+
+    absent = Bar("not there", {}, "not reached")
+    (axes,) = _savings(Figure, [absent, Bar("there", {"small model sunk": estimate([0.2])}, ""), absent]).axes
+    bottom, top = axes.get_ylim()
+    assert (bottom, top) == (2.5, -0.5)
+    shown = [text.get_position()[1] for text in axes.texts]
+    assert len(shown) == 5 and all(top < y < bottom for y in shown)

@@ -58,9 +58,7 @@ def test_in_brief_grown_arms_without_an_interval_are_left_out(tmp_path: Path) ->
     add_run(folder, "stack", 0, (4.0, 3.2, 3.0))
     study = json.loads(write_study_report(folder, tmp_path / "out" / "report.html")[1].read_text())
     whole, brief = (tables([study], brief=brief).splitlines() for brief in (False, True))
-    arms = [
-        [row.split(" | ")[1] for row in rows if row.startswith("| sizes |")] for rows in (whole, brief)
-    ]
+    arms = [[row.split(" | ")[1] for row in rows if row.startswith("| sizes |")] for rows in (whole, brief)]
     assert (sorted(arms[0]), sorted(arms[1])) == (["ligo", "scratch", "stack"], ["ligo", "scratch"])
     assert "not run" in next(row for row in brief if "| ligo |" in row)  # there is no short schedule
 
