@@ -33,6 +33,7 @@ EXACT = 1e-12  # float64 rounding of the same arithmetic in another order, of we
 SAME = 1e-6  # float32 rounding, of losses up to 5
 FAMILY = family_of(tiny_config())
 DEEPSPEED = 1e-5  # the same over eight steps
+MUON = 1e-4  # it orthogonalises in bfloat16, where a last place of float32 may turn a rounding over
 EIGHT_BITS = 1e-3  # of losses around 4.6
 WIDE = tiny_config(
     hidden_size=64, intermediate_size=96
@@ -238,7 +239,8 @@ def test_deepspeed_equals_plain_torch(optimizer: str, stage: int, tmp_path: Path
     expected = losses_of(tmp_path, optimizer)
     found = losses_of(tmp_path, optimizer, "deepspeed", stage)
     # 8-bit numbers share a scale by blocks, and those are cut otherwise where tensors lie flat one after another
-    assert found == pytest.approx(expected, abs=EIGHT_BITS if stage else DEEPSPEED)
+    close = MUON if optimizer == "muon" else EIGHT_BITS if stage else DEEPSPEED
+    assert found == pytest.approx(expected, abs=close)
     assert losses_of(tmp_path, optimizer, "deepspeed", stage, stops=True) == pytest.approx(found, abs=SAME)
 
 
