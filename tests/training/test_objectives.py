@@ -28,9 +28,7 @@ SHAPES = {
     "bert": SIZES,
     "vit": {**SIZES, "num_channels": 3, "image_size": 4, "patch_size": 2, "num_labels": 5},
 }
-ROUNDING = (
-    4e-6  # of a float32 mean of losses of about 8, whose last place is 5e-7: sums are taken in another order
-)
+ROUNDING = 4e-6  # of a float32 mean of losses of about 8, whose last place is 5e-7, summed in another order
 
 
 class Tokenizer:
