@@ -284,7 +284,7 @@ def flops_rows() -> tuple[dict[str, Any], dict[str, Any]]:
     return {"FLOPs: predicted / counted - 1, worst": row(worst, "<= 0.02", worst <= 0.02)}, found
 
 
-def plan_time_rows(rounds: int = 3) -> tuple[dict[str, Any], dict[str, Any]]:
+def plan_time_rows(rounds: int = 5) -> tuple[dict[str, Any], dict[str, Any]]:
     """Seconds of a training step, of learning's steps and evaluations, and of a write; probe and run take turns."""
     import torch
 

@@ -279,16 +279,18 @@ class _Forecast:
         micro = learning.flops(shape.windows_per_micro_batch * self.length, options.forward).step.training
         exactly = options.small in ("fp32", "offload")
         evaluations = 1 + math.ceil(steps / operator.evaluate_every) + (not exactly)
-        evaluations += bool(steps) and bool(
+        written = bool(steps) and bool(
             operator.noise or not exactly
         )  # the best maps, as they will be written
         whole, rest = divmod(self._validation_windows, _VALIDATION_WINDOWS)
         per_evaluation = whole * self._evaluation_flops(_VALIDATION_WINDOWS) + self._evaluation_flops(rest)
-        flops = steps * micro * shape.micro_batches * self.ranks + evaluations * per_evaluation
+        flops = steps * micro * shape.micro_batches * self.ranks + (evaluations + written) * per_evaluation
         step = self._learning_step(options)
         work = (step.work.times(shape.micro_batches) + Work(updated=learning.parameters)).times(steps)
-        passes = evaluations * self._validation_passes / self.ranks
-        work += self._learning_step(options, learns=False).work.times(passes)
+        passes = self._validation_passes / self.ranks
+        work += self._learning_step(options, learns=False).work.times(evaluations * passes)
+        if written:
+            work += self._learning_step(options, learns=False, noise=operator.noise).work.times(passes)
         return StageCost(self.learning_memory(options), flops, self._seconds(work), self.ranks, work)
 
     def learning_memory(self, options: LearnConfig) -> Memory:
@@ -328,8 +330,8 @@ class _Forecast:
             on_gpu=self.on_gpu,
         )
 
-    def _learning_step(self, options: LearnConfig, *, learns: bool = True) -> StepCost:
-        """One micro-batch, or one forward pass on validation windows."""
+    def _learning_step(self, options: LearnConfig, *, learns: bool = True, noise: float = 0.0) -> StepCost:
+        """One micro-batch, or one forward pass on validation windows, with the noise that is written where it is given."""
         shape = learn_shape(options, self.config.operator.batch_tokens, self.length, self.ranks)
         windows = (
             shape.windows_per_micro_batch if learns else min(_VALIDATION_WINDOWS, self._validation_windows)
@@ -341,6 +343,7 @@ class _Forecast:
             "small": options.small,
             "autocast": options.precision == "bf16",
             "learns": learns,
+            "noise": noise,
         }
         key = ("learn", *chosen.values())
         if key not in self._traced:

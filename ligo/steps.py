@@ -202,12 +202,13 @@ class Learning:
 
     def step(
         self, *, windows: int, forward: str, recompute: str, small: str = "fp32", autocast: bool = False,
-        learns: bool = True,
+        learns: bool = True, noise: float = 0.0,
     ) -> StepCost:  # fmt: skip
         """One micro-batch; with `learns=False` its forward pass alone.
 
         Args:
             small: how the small model is held (`learn.small`); what is not float32 is made so each time it is read.
+            noise: of the weights as they will be written, where nothing is learned.
         """
         chosen = self.flops(windows * self._length, forward)
 
@@ -215,7 +216,7 @@ class Learning:
             short = shortened(self._plan, layers)
             grown = GrownFunction(short, recompute=recompute)
             with self._shapes_only, _as_with_numbers(), torch.set_grad_enabled(learns):
-                return self._traced(short, grown, chosen, windows, mixed, small, autocast)
+                return self._traced(short, grown, chosen, windows, mixed, small, autocast, noise)
 
         counts, total = few_layers(self._plan.target), self._plan.target.dims.num_layers
         found = {layers: cost(layers) for layers in counts}
@@ -228,7 +229,7 @@ class Learning:
 
     def _traced(
         self, plan: GrowthPlan, grown: GrownFunction, forward: Forward, windows: int, mixed: int, small: str,
-        autocast: bool,
+        autocast: bool, noise: float,
     ) -> StepCost:  # fmt: skip
         """Of a shortened plan. Where coefficients are learned each matrix is mixed from `mixed` small layers."""
         held = {name: torch.empty(shape) for name, shape in expected_shapes(plan.small).items()}
@@ -242,7 +243,7 @@ class Learning:
             maps = learned()
             few = {kind: values[:layers, :mixed] for kind, values in maps.layers.learned.items()}
             maps = replace(maps, layers=replace(plan.maps.layers, learned=few))
-            run = grown(maps, read, forward.outside)
+            run = grown.as_written(maps, read, noise) if noise else grown(maps, read, forward.outside)
             loss = loss_of(plan.target)(run, _batch(plan.target, windows, self._length))
             del maps, run
             if torch.is_grad_enabled():

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import median
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,8 @@ from torch.nn import functional as F
 from ligo.accounting.hardware import Rates
 from ligo.accounting.trace import Trace
 
-_MOST_PRODUCT_FLOPS = 4e9
+_LAYERS = 4
+_MOST_PRODUCT_FLOPS = 1e9
 """Of one product while it is measured on a CPU; a GPU takes a hundred times as many."""
 _MOST_NUMBERS = 2**23
 _PARAMETERS = 2**23
@@ -39,7 +40,7 @@ def measure(shape: Shape, *, seconds: float = 5.0) -> Rates:
     """The rates of this machine on products, attention and simple ops of these sizes.
 
     Args:
-        seconds: to spend in all; each rate is the best of the runs that fit into its share.
+        seconds: to spend in all; each rate is that of the median run of those that fit into its share.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     share = seconds / 8
@@ -58,33 +59,35 @@ def measure(shape: Shape, *, seconds: float = 5.0) -> Rates:
     )
 
 
-def _best_seconds(run: Callable[[], object], seconds: float) -> float:
-    """The fastest of the runs that fit, two at least: the first one warms up."""
-    best, ends, runs = math.inf, time.perf_counter() + seconds, 0
-    while runs < 2 or time.perf_counter() < ends:
+def _typical_seconds(run: Callable[[], object], seconds: float) -> float:
+    """The median of the runs that fit, one at least, after one that warms up: long work meets slow moments too."""
+    ends, taken = time.perf_counter() + seconds, list[float]()
+    while len(taken) < 2 or time.perf_counter() < ends:
         started = time.perf_counter()
         run()
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        best, runs = min(best, time.perf_counter() - started), runs + 1
-    return best
+        taken.append(time.perf_counter() - started)
+    return median(taken[1:])
 
 
 def _product_rate(shape: Shape, dtype: torch.dtype, device: str, seconds: float) -> float:
-    """FLOPs per second of a linear layer's three products, forward and backward."""
+    """FLOPs per second of a few layers' products, forward and backward: one product again and again would be faster."""
     most = _MOST_PRODUCT_FLOPS * (100 if device == "cuda" else 1)
     tokens = shape.windows * shape.length
     too_large = max(1.0, (2 * tokens * shape.width * shape.ffn / most) ** (1 / 3))
     tokens, width, ffn = (max(1, int(size / too_large)) for size in (tokens, shape.width, shape.ffn))
-    x, y = (torch.randn(tokens, size, device=device, dtype=dtype) for size in (width, ffn))
-    w = torch.randn(ffn, width, device=device, dtype=dtype)
+    x = torch.randn(tokens, width, device=device, dtype=dtype, requires_grad=True)
+    sizes = [(ffn, width), (width, ffn)] * _LAYERS
+    weights = [torch.randn(size, device=device, dtype=dtype, requires_grad=True) for size in sizes]
 
     def run() -> None:
-        F.linear(x, w)
-        y @ w
-        y.T @ x
+        out: Tensor = x
+        for weight in weights:
+            out = F.linear(out, weight)
+        torch.autograd.grad(out, [x, *weights], torch.ones_like(out))
 
-    return 6 * tokens * width * ffn / _best_seconds(run, seconds)
+    return 6 * tokens * width * ffn * len(weights) / _typical_seconds(run, seconds)
 
 
 def _attention_rate(shape: Shape, device: str, seconds: float) -> float:
@@ -98,7 +101,7 @@ def _attention_rate(shape: Shape, device: str, seconds: float) -> float:
         out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         torch.autograd.grad(out, (q, k, v), torch.ones_like(out))
 
-    return 12 * q.numel() * shape.length / _best_seconds(run, seconds)
+    return 12 * q.numel() * shape.length / _typical_seconds(run, seconds)
 
 
 def _moved_rate(shape: Shape, device: str, seconds: float, op_s: float) -> float:
@@ -119,21 +122,21 @@ def _moved_rate(shape: Shape, device: str, seconds: float, op_s: float) -> float
     with Trace() as trace:
         run()
     trace.close()
-    best = _best_seconds(run, seconds) - trace.num_ops * op_s
-    return trace.moved_bytes / max(best, 1e-9)
+    moving = _typical_seconds(run, seconds) - trace.num_ops * op_s
+    return trace.moved_bytes / max(moving, 1e-9)
 
 
 def _update_rate(device: str, seconds: float) -> float:
     """Parameters per second that AdamW updates, their gradients clipped first."""
     parameter = nn.Parameter(torch.zeros(_PARAMETERS, device=device))
     parameter.grad = torch.ones_like(parameter)
-    optimizer = torch.optim.AdamW([parameter], lr=1e-5)
+    optimizer = torch.optim.AdamW([parameter], lr=1e-5, fused=True)  # as training has it
 
     def run() -> None:
         nn.utils.clip_grad_norm_([parameter], 1.0)
         optimizer.step()
 
-    return _PARAMETERS / _best_seconds(run, seconds)
+    return _PARAMETERS / _typical_seconds(run, seconds)
 
 
 def _op_seconds(device: str, seconds: float) -> float:
@@ -146,7 +149,7 @@ def _op_seconds(device: str, seconds: float) -> float:
             y = y + x
         y.backward()  # type: ignore[no-untyped-call]
 
-    return _best_seconds(run, seconds) / 400
+    return _typical_seconds(run, seconds) / 400
 
 
 def _store_rate(seconds: float) -> float:
@@ -159,10 +162,10 @@ def _store_rate(seconds: float) -> float:
             hashlib.sha256(piece)
             file.write(piece)
 
-        return _PIECE_BYTES / _best_seconds(run, seconds)
+        return _PIECE_BYTES / _typical_seconds(run, seconds)
 
 
 def _draw_rate(seconds: float) -> float:
     """Random numbers per second, on one core."""
     generator, into = torch.Generator(), torch.empty(2**18)
-    return into.numel() / _best_seconds(lambda: into.normal_(generator=generator), seconds)
+    return into.numel() / _typical_seconds(lambda: into.normal_(generator=generator), seconds)

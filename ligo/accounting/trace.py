@@ -68,6 +68,8 @@ class Trace(TorchDispatchMode):
         self.moved_bytes = 0.0
         """What ops that are no products read and write."""
         self.num_ops = 0
+        self.drawn = 0
+        """Random numbers."""
         self._known: dict[int, weakref.finalize] = {}
         self._births: dict[int, int] = {}
         self._deltas: list[int] = []
@@ -96,7 +98,9 @@ class Trace(TorchDispatchMode):
         self.num_ops += 1
         moved = sum(_num_bytes(leaf) for leaf in (*inputs, *tree_leaves(out)))
         counted = flop_registry.get(func._overloadpacket)
-        if "scaled_dot_product" in name:
+        if name == "normal_":
+            self.drawn += 0 if out.is_meta else out.numel()
+        elif "scaled_dot_product" in name:
             self.attention_flops += _attention_flops(name, inputs)
         elif counted is not None:
             dtype = next(leaf.dtype for leaf in tree_leaves(out) if isinstance(leaf, Tensor))
@@ -117,7 +121,7 @@ class Trace(TorchDispatchMode):
     def work(self) -> Work:
         """All that was done."""
         products = {str(dtype).removeprefix("torch."): flops for dtype, flops in self.matmul_flops.items()}
-        return Work(products, self.attention_flops, self.moved_bytes, self.num_ops)
+        return Work(products, self.attention_flops, self.moved_bytes, self.num_ops, drawn=self.drawn)
 
     def mark(self, name: str) -> None:
         """Give this moment a name."""

@@ -29,6 +29,12 @@ class Factor(ABC):
     def matrix(self) -> np.ndarray:
         """Dense float64 [n', n]."""
 
+    def tensor(self) -> Tensor:
+        """The same for torch, without gradients; of shapes alone where the entries are."""
+        import torch
+
+        return torch.from_numpy(self.matrix())
+
     @abstractmethod
     def apply(self, x: Tensor) -> Tensor:
         """[n, c] -> [n', c]"""
@@ -49,7 +55,7 @@ class Factor(ABC):
         """Orthonormal columns that span those of the matrix: float64 [n', n]."""
         import torch
 
-        return torch.linalg.qr(torch.from_numpy(self.matrix())).Q  # type: ignore[no-any-return]
+        return torch.linalg.qr(self.tensor()).Q  # type: ignore[no-any-return]
 
     @abstractmethod
     def squared(self) -> Factor:
@@ -201,6 +207,11 @@ class Dense(Factor):
             values if isinstance(values, np.ndarray) else values.detach().cpu(), dtype=np.float64
         )
 
+    def tensor(self) -> Tensor:
+        import torch
+
+        return torch.as_tensor(self.values).detach().cpu().double()
+
     def apply(self, x: Tensor) -> Tensor:
         import torch
 
@@ -250,6 +261,9 @@ class CopiesThenRows(Factor):
 
     def matrix(self) -> np.ndarray:
         return np.concatenate([self.copies.matrix(), np.asarray(self.rows.detach().cpu(), dtype=np.float64)])
+
+    def tensor(self) -> Tensor:
+        return self.values.detach().cpu().double()
 
     def apply(self, x: Tensor) -> Tensor:
         import torch
