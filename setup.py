@@ -83,6 +83,7 @@ setup(
         "rich>=13.9",
         "safetensors>=0.8,<1",
         "tokenizers>=0.23.1,<1",
+        "xxhash>=3.5,<5",
     ],
     extras_require=extras,
 )

@@ -237,7 +237,7 @@ class GrowthRun:
             with folder_resumed(self.run.grown, key) as (folder, record):
                 written = writer.write(folder, record, shard_bytes=shard_bytes)
                 self._write_assets(folder, dtype, notes=["Grown, not trained on since."])
-                write_hashes(folder, written["sha256"])
+                write_hashes(folder, written["checksums"])
             moments_flops = self._write_moments(maps)
             result.update(written, dtype=dtype, build_flops=self.plan.build_flops(maps) + moments_flops)
             say(f"wrote {self.run.grown}")
@@ -483,7 +483,7 @@ class GrowthRun:
                     written = write_weights(folder, ordered, shard_bytes=shard_bytes)
                     note = f"Grown, then trained on {tokens:,} tokens to a validation loss of {loss:.4f} nats per token."
                     self._write_assets(folder, "float32", notes=[note])
-                    write_hashes(folder, written["sha256"])
+                    write_hashes(folder, written["checksums"])
 
     @cached_property
     def _objective(self) -> Objective:

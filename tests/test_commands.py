@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from ligo import grow, plan
+from ligo.checkpoint.hashes import SUMS_FILE
 from ligo.command import main
 from ligo.tracking.jsonl import MEASURED
 from tests.conftest import REPO, SHARED_DATA
@@ -444,7 +445,7 @@ def test_a_checkpoint_that_cannot_be_used_ends_with_code_4(
     import shutil
 
     folder = tmp_path / "small"
-    shutil.copytree(finished / "small", folder, ignore=shutil.ignore_patterns("SHA256SUMS"))
+    shutil.copytree(finished / "small", folder, ignore=shutil.ignore_patterns(SUMS_FILE))
     (folder / name).unlink()
     if content is not None:
         (folder / name).write_text(content)
@@ -508,7 +509,7 @@ def test_a_tokenizer_that_does_not_fit_the_model_ends_with_code_3(
     from transformers import AutoTokenizer
 
     folder = tmp_path / "small"
-    shutil.copytree(finished / "small", folder, ignore=shutil.ignore_patterns("SHA256SUMS"))
+    shutil.copytree(finished / "small", folder, ignore=shutil.ignore_patterns(SUMS_FILE))
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.add_tokens([f"<extra{i}>" for i in range(50)])
     tokenizer.save_pretrained(folder)

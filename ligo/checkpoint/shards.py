@@ -1,17 +1,19 @@
 """The files of a checkpoint, planned from shapes alone: each can be written from its first byte on, and kept.
 
-Names, headers and boundaries are known before any tensor is. Finished files are recorded with their SHA-256, so that
+Names, headers and boundaries are known before any tensor is. Finished files are recorded with their checksums, so that
 a write which was cut goes on with the first file that is not whole.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from xxhash import xxh3_128
+
+from ligo.checkpoint.hashes import checksum
 from ligo.checkpoint.inspect import INDEX_FILE, WEIGHTS_FILE
 from ligo.checkpoint.stream import append_tensors, entry_bytes
 from ligo.core.errors import ConfigError
@@ -73,19 +75,20 @@ def write_shards(
         record: JSON file of what is finished.
 
     Returns:
-        num_bytes (of all tensors), num_shards, reused_shards, sha256 (file name -> hex digest).
+        num_bytes (of all tensors), num_shards, reused_shards, checksums (file name -> as in `hashes`).
 
     Raises:
         OSError: the disk is full or cannot be written; the finished files stay.
     """
-    sha256 = _finished(folder, record)
-    sha256 = {shard.file: sha256[shard.file] for shard in shards if shard.file in sha256}
-    reused = len(sha256)
-    missing = [shard for shard in shards if shard.file not in sha256]
+    found = _finished(folder, record)
+    checksums = {shard.file: found[shard.file] for shard in shards if shard.file in found}
+    reused = len(checksums)
+    missing = [shard for shard in shards if shard.file not in checksums]
     tensors = pieces([name for shard in missing for name in shard.entries])
     for shard in missing:
-        sha256[shard.file] = append_tensors(folder / shard.file, shard.entries, tensors)
-        write_json(record, sha256)
+        file = folder / shard.file
+        checksums[shard.file] = append_tensors(file, shard.entries, tensors, digest=xxh3_128())
+        write_json(record, checksums)
     for _ in tensors:
         raise ValueError("there are more pieces than the files hold")
     write_index(folder, {shard.file: list(shard.entries) for shard in shards}, num_bytes(shards))
@@ -93,7 +96,7 @@ def write_shards(
         "num_bytes": num_bytes(shards),
         "num_shards": len(shards),
         "reused_shards": reused,
-        "sha256": {shard.file: sha256[shard.file] for shard in shards},
+        "checksums": {shard.file: checksums[shard.file] for shard in shards},
     }
 
 
@@ -127,13 +130,10 @@ def check_shard_bytes(shard_bytes: int) -> None:
 
 
 def _finished(folder: Path, record: Path) -> dict[str, str]:
-    """File -> SHA-256, of the files that are as the record says."""
-    if not record.is_file():
-        return {}
-    found = {}
-    for file, recorded in read_json(record).items():
-        if (folder / file).is_file():
-            with open(folder / file, "rb") as handle:
-                if hashlib.file_digest(handle, "sha256").hexdigest() == recorded:
-                    found[file] = recorded
-    return found
+    """File -> checksum, of the files that are as the record says."""
+    recorded = read_json(record) if record.is_file() else {}
+    return {
+        file: expected
+        for file, expected in recorded.items()
+        if (folder / file).is_file() and checksum(folder / file) == expected
+    }

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from ligo.checkpoint.headers import BYTES, seal, with_room_for_seal
 from ligo.core.errors import disk_full
@@ -20,6 +20,15 @@ if TYPE_CHECKING:
 
 Entries = Mapping[str, tuple[str, tuple[int, ...]]]
 """Name -> dtype as safetensors names it and shape, in the order of the bytes."""
+
+
+class Digest(Protocol):
+    """As those of hashlib."""
+
+    def update(self, content: bytes | memoryview, /) -> object: ...
+
+    def hexdigest(self) -> str: ...
+
 
 _METADATA = {"format": "pt"}  # from_pretrained refuses files without it
 
@@ -31,23 +40,25 @@ def entry_bytes(entry: tuple[str, tuple[int, ...]]) -> int:
 
 
 def append_tensors(
-    path: Path, entries: Entries, pieces: Iterator[Tensor], metadata: Mapping[str, str] = _METADATA
-) -> str:
+    path: Path, entries: Entries, pieces: Iterator[Tensor], metadata: Mapping[str, str] = _METADATA,
+    digest: Digest | None = None,
+) -> str:  # fmt: skip
     """Write a file from its first byte to its last, and have it on the disk at the end.
 
     Args:
         entries: everything that the file will hold.
         pieces: whole tensors, or rows of them one after another, in the order of `entries`; one is held at a time.
             No more are taken than fill the file.
+        digest: a fresh one; None: SHA-256.
 
     Returns:
-        The SHA-256 of the file, in hex.
+        The digest of the file, in hex.
 
     Raises:
         OSError: the disk is full or cannot be written; what is there is then of no use.
         ValueError: the pieces are not what the entries say.
     """
-    digest = hashlib.sha256()
+    digest = digest or hashlib.sha256()
     with open(path, "wb") as file, ThreadPoolExecutor(1) as hashing, _Flusher(file) as flusher:
         header = _header(entries, metadata)
         file.write(header)

@@ -6,7 +6,6 @@ shards are renamed then. What is grown is written by `growth.write`, which knows
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shutil
@@ -15,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ligo.checkpoint.hashes import checksum
 from ligo.checkpoint.shards import check_shard_bytes, shard_name, write_index
 from ligo.core import units
 from ligo.core.errors import ResourceError, disk_full
@@ -36,7 +36,7 @@ def write_weights(
         shard_bytes: largest shard; a tensor that is larger still gets a shard of its own.
 
     Returns:
-        num_bytes (of all tensors), num_shards, sha256 (file name -> hex digest).
+        num_bytes (of all tensors), num_shards, checksums (file name -> as in `hashes`).
 
     Raises:
         ConfigError: `shard_bytes` is not positive.
@@ -74,9 +74,9 @@ def write_weights(
     with disk_errors(folder):
         for number, file in enumerate(names_of):
             os.rename(_aside(folder, number), folder / file)
-        checksums = {file: _sha256(folder / file) for file in names_of}
+        checksums = {file: checksum(folder / file) for file in names_of}
     write_index(folder, names_of, num_bytes)
-    return {"num_bytes": num_bytes, "num_shards": len(shards), "sha256": checksums}
+    return {"num_bytes": num_bytes, "num_shards": len(shards), "checksums": checksums}
 
 
 def check_free_disk(folder: Path, needed_bytes: int) -> None:
@@ -146,8 +146,3 @@ def _save(tensors: dict[str, torch.Tensor], file: Path) -> None:
 
 def _aside(folder: Path, number: int) -> Path:
     return folder / f"shard-{number + 1:05d}.tmp"
-
-
-def _sha256(file: Path) -> str:
-    with open(file, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -45,7 +45,7 @@ def export_checkpoint(checkpoint: Path, folder: Path, *, moments: bool = False) 
     write_json(folder / "config.json", without_paths({**config, "dtype": "float32"}))
     if moments and all(set(MOMENTS) <= set(saved.keys_of(name)) for name in saved.names()):
         _write_moments(folder / OPTIMIZER_FILE, family, saved)
-    write_hashes(folder, written["sha256"])
+    write_hashes(folder, written["checksums"])
 
 
 def state_files(checkpoint: Path) -> list[Path]:

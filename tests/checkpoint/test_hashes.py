@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ligo.checkpoint.hashes import SUMS_FILE, check_hashes, sha256, write_hashes
+from ligo.checkpoint.hashes import SUMS_FILE, check_hashes, checksum, write_hashes
 from ligo.core.errors import CheckpointError
 
 
@@ -22,18 +22,35 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-def test_sha256sum_checks_the_folder_too(folder: Path) -> None:
-    check_hashes(folder)
-    done = subprocess.run(["sha256sum", "-c", SUMS_FILE], cwd=folder, capture_output=True, text=True)
+@pytest.mark.skipif(shutil.which("xxhsum") is None, reason="xxhsum is not installed (Debian: xxhash)")
+def test_xxhsum_checks_the_folder_too(folder: Path) -> None:
+    done = subprocess.run(["xxhsum", "-c", SUMS_FILE], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.count(": OK") == 3
+
+
+def test_a_list_of_sha256sum_is_heeded_too(folder: Path) -> None:
+    (folder / SUMS_FILE).unlink()
+    names = ["model.safetensors", "config.json"]
+    sums = subprocess.run(
+        ["sha256sum", *names], cwd=folder, capture_output=True, text=True, check=True
+    ).stdout
+    (folder / "SHA256SUMS").write_text(sums)
+    check_hashes(folder)
+    (folder / "config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"config.json is not what was saved(.|\n)*remove .*SHA256SUMS"):
+        check_hashes(folder)
+
+
+def test_a_folder_may_be_moved(folder: Path) -> None:
+    check_hashes(folder)
     shutil.move(folder, folder.with_name("elsewhere"))
     check_hashes(folder.with_name("elsewhere"))
 
 
 def test_hashes_that_are_known_are_not_made_again(folder: Path) -> None:
-    write_hashes(folder, {"config.json": "a" * 64})
-    assert f"{'a' * 64}  config.json\n" in (folder / SUMS_FILE).read_text()
-    assert sha256(folder / "model.safetensors") in (folder / SUMS_FILE).read_text()
+    write_hashes(folder, {"config.json": "a" * 32})
+    assert f"{'a' * 32}  config.json\n" in (folder / SUMS_FILE).read_text()
+    assert checksum(folder / "model.safetensors") in (folder / SUMS_FILE).read_text()
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "inside/chat.jinja"])
@@ -60,7 +77,7 @@ def test_a_card_may_be_edited_moments_may_come_and_go_and_weights_may_not_be_add
 
 @pytest.mark.parametrize(
     "line",
-    ["x", "0" * 63 + "  a\n", "0" * 64 + " a\n", "0" * 64 + "  ../a\n", "0" * 64 + "  /etc/hostname\n"],
+    ["x", "0" * 31 + "  a\n", "0" * 32 + " a\n", "0" * 32 + "  ../a\n", "0" * 32 + "  /etc/hostname\n"],
 )
 def test_a_list_that_is_none(folder: Path, line: str) -> None:
     (folder / SUMS_FILE).write_text(line)

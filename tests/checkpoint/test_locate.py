@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from ligo.checkpoint.hashes import SUMS_FILE
 from ligo.checkpoint.locate import HUB_TIMEOUT_S, Source, cache_folder, locate, packaged
 from ligo.checkpoint.reader import Checkpoint
 from ligo.core.errors import CheckpointError, ConfigError
@@ -299,7 +300,7 @@ def test_pickled_weights_are_converted_where_the_command_line_allows_it(
     monkeypatch.setenv("LIGO_ALLOW_PICKLE", "true")
     made = locate(source, cache_dir=tmp_path / "cache")
     open_all(made)
-    assert made.parent == tmp_path / "cache" / "converted" and (made / "SHA256SUMS").is_file()
+    assert made.parent == tmp_path / "cache" / "converted" and (made / SUMS_FILE).is_file()
     assert all(torch.equal(Checkpoint.open(made).read(name), tensor) for name, tensor in tensors.items())
     assert locate(source, cache_dir=tmp_path / "cache") == made
     torch.save({"state": tensors}, folder / "pytorch_model.bin")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import re
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors import SafetensorError
+from xxhash import xxh3_128
 
 from ligo.checkpoint.reader import INDEX_FILE, WEIGHTS_FILE, Checkpoint
 from ligo.checkpoint.writer import check_free_disk, write_weights
@@ -51,14 +51,14 @@ def test_stock_transformers_loads_it(tmp_path: Path, tied: bool, shard_bytes: in
         count = report["num_shards"]
         assert count > 2
         shards = {f"model-{n:05d}-of-{count:05d}.safetensors" for n in range(1, count + 1)}
-        assert files == shards | {INDEX_FILE} and set(report["sha256"]) == shards
+        assert files == shards | {INDEX_FILE} and set(report["checksums"]) == shards
         index = json.loads((tmp_path / "grown" / INDEX_FILE).read_text())
         assert index["metadata"]["total_size"] == report["num_bytes"]
     else:
-        assert files == {WEIGHTS_FILE} == set(report["sha256"])
+        assert files == {WEIGHTS_FILE} == set(report["checksums"])
     assert report["num_bytes"] == checkpoint.num_bytes == sum(t.nbytes for t in tensors_of(model).values())
-    for file, digest in report["sha256"].items():
-        assert hashlib.sha256((tmp_path / "grown" / file).read_bytes()).hexdigest() == digest
+    for file, digest in report["checksums"].items():
+        assert xxh3_128((tmp_path / "grown" / file).read_bytes()).hexdigest() == digest
 
 
 def test_shards_keep_to_their_size_and_tensors_are_taken_one_by_one(tmp_path: Path) -> None:

@@ -140,12 +140,12 @@ class Counting:
         self.begun: list[str] = []
         real = shards_module.append_tensors
 
-        def append(path: Path, entries: Any, pieces: Any) -> str:
+        def append(path: Path, entries: Any, pieces: Any, **options: Any) -> str:
             self.begun.append(path.name)
             if len(self.begun) - 1 == fail_at:
                 path.write_bytes(b"half")
                 raise error
-            return real(path, entries, pieces)
+            return real(path, entries, pieces, **options)
 
         monkeypatch.setattr(shards_module, "append_tensors", append)
 
@@ -227,14 +227,14 @@ def test_a_killed_process_leaves_what_it_finished(
         from tests.growth import test_write as t
         small, wanted = Checkpoint.open(Path({str(small.folder)!r})), {json.dumps(vars_of(plan))}
         real, begun = shards.append_tensors, []
-        def append(path, entries, pieces):
+        def append(path, entries, pieces, **options):
             def cut():
                 for number, piece in enumerate(pieces):
                     if len(begun) == 3 and number == 1:
                         os.kill(os.getpid(), signal.SIGKILL)
                     yield piece
             begun.append(path)
-            return real(path, entries, cut())
+            return real(path, entries, cut(), **options)
         shards.append_tensors = append
         t.write(plan_growth(small.config, wanted, operator()), small, Path({str(tmp_path / "grown")!r}))
     """

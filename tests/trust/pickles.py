@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ligo.checkpoint.hashes import SUMS_FILE
 from ligo.checkpoint.inspect import ADAPTER_FILE, INDEX_FILE, WEIGHTS_FILE, inspect_adapter
 from ligo.checkpoint.optimizer import OPTIMIZER_FILE, open_optimizer_state
 from ligo.core.errors import LigoError
@@ -199,7 +200,7 @@ def _adapter(name: str, *, alone: bool) -> Place:
         adapter = folder / "adapter"
         adapter.mkdir()
         write_adapter(adapter)
-        for file in adapter.glob("SHA256SUMS"):
+        for file in adapter.glob(SUMS_FILE):
             file.unlink()
         if alone:
             (adapter / ADAPTER_FILE).unlink()

@@ -94,7 +94,7 @@ def write_grown(folder: Path) -> None:
     written = write_weights(folder, weights().items(), shard_bytes=4000)
     (folder / "config.json").write_text(json.dumps(CONFIG))
     shutil.copy(ZOO / "tokenizer.json", folder / "tokenizer.json")
-    write_hashes(folder, written["sha256"])
+    write_hashes(folder, written["checksums"])
 
 
 def write_moments(folder: Path) -> None:

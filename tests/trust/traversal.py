@@ -151,13 +151,13 @@ def checksums_of_files_elsewhere(folder: Path, _: Path) -> None:
     folder.mkdir()
     write_grown(folder)
     with open(folder / SUMS_FILE, "a") as file:
-        file.write("0" * 64 + "  ../outside/x.safetensors\n")
+        file.write("0" * 32 + "  ../outside/x.safetensors\n")
 
 
 def checksums_behind_a_nested_link(folder: Path, outside: Path) -> None:
     (folder / "sub").mkdir()
     (folder / "sub" / "x.safetensors").symlink_to(outside / "x.safetensors")
-    (folder / SUMS_FILE).write_text("0" * 64 + "  sub/x.safetensors\n")
+    (folder / SUMS_FILE).write_text("0" * 32 + "  sub/x.safetensors\n")
 
 
 def _adapter(link: str) -> Form:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from ligo.checkpoint.hashes import SUMS_FILE
 from ligo.core.errors import CheckpointError, ConfigError
 from ligo.families.base import Family, family_of
 from ligo.tuning.adapters import add_adapter, check_adapter, peft_config
@@ -111,7 +112,7 @@ def test_an_adapter_beside_another_checkpoint_is_refused(tmp_path: Path) -> None
         run(tmp_path / "a", other, data, *go_on)
     with pytest.raises(CheckpointError, match="of the kind LORA, and tuning.method=vera"):
         run(tmp_path / "b", base, data, "tuning=vera", f"tuning.adapter={adapter}")
-    for ours in ("ligo.json", "SHA256SUMS"):  # without which others' adapters come
+    for ours in ("ligo.json", SUMS_FILE):  # without which others' adapters come
         (adapter / ours).unlink()
     with pytest.raises(
         CheckpointError,
