@@ -17,11 +17,6 @@ if [ -n "$trained" ]; then
   "$python" -m ligo.sweep +study="$trained" "$@"
   small=(small.path="$("$python" -m ligo.sweep best "$trained" "$model")/small")
 fi
-if [ "$study" = llama-2x ]; then  # what AKI owes to the size of the weights alone
-  shuffled=runs/llama-2x-small/shuffled
-  [ -d $shuffled ] || "$python" -m experiments.shuffled "${small[0]#small.path=}" $shuffled
-  small+=("study.arms.aki-shuffled=[operator=bert2bert,small.path=$shuffled]")
-fi
 "$python" -m ligo.sweep +study="$study" "${small[@]}" "$@"
 "$python" -m ligo.report runs/"$study"
 mkdir -p experiments/"$study"

@@ -2,8 +2,7 @@
 
     python -m experiments.shuffled SMALL FOLDER
 
-Grown beside the real one it tells what a start owes to the size of its weights alone: `study.arms.aki-shuffled=
-[operator=bert2bert,small.path=FOLDER]`.
+Grown beside the real one it tells what a start owes to the size of its weights alone (experiments/shuffled.sh).
 """
 
 from __future__ import annotations

@@ -25,9 +25,9 @@ _OURS = ("study", "cluster")
 _OPTION_LISTS = ("study.arms.", "study.sizes.", "study.overrides")
 _HELD = ("seed", "small.", "target.", "data.", "train.batch_tokens")
 """What all arms of a study have in common: data order, evaluation set, token batch, and the models compared."""
-_ITS_OWN = ("small.optimizer_state", "small.train.")
-"""Below `_HELD`, but an arm's own: whether the small run's moments are used, and how long a small model is trained that is
-made for the purpose, are ways to grow."""
+_ITS_OWN = ("small.optimizer_state", "small.train.", "small.shape.")
+"""Below `_HELD`, but an arm's own: whether the small run's moments are used, and how large a small model is that is made for the
+purpose, and how long it is trained, are ways to grow."""
 _RATES = {
     "train": "train.lr",
     "continue": "train.lr",

@@ -119,12 +119,14 @@ def test_a_study_of_small_models_searches_their_rate() -> None:
         cells("+study=llama-small", "data.path=TEXT", "small.train.lr=1")
 
 
-def test_how_long_a_small_model_is_trained_is_an_arms_own() -> None:
+def test_how_long_a_small_model_is_trained_and_how_large_it_is_are_an_arms_own() -> None:
     found = cells("+study=no-pretrained", "data.path=TEXT")
     tokens = {cell.arm: cell.config.small.train.max_tokens for cell in found}
     assert tokens["small-2m"] == 2097152
     assert tokens["scratch"] == 0
-    assert {cell.config.small.train.lr for cell in found} == {8e-3}
+    assert {cell.config.small.train.lr for cell in found} == {4e-3}
+    widths = {cell.arm: cell.config.small.shape["hidden_size"] for cell in found}
+    assert (widths["factor-4"], widths["small-2m"], widths["factor-1.33"]) == (12, 24, 36)
 
 
 def test_an_arm_may_take_the_small_runs_moments_and_another_budget() -> None:
