@@ -39,9 +39,7 @@ Json = Mapping[str, Any]
 
 
 def main() -> None:
-    studies = [
-        read_json(file) for file in sorted(HERE.rglob("results.json")) if file.parent.name != "downstream"
-    ]
+    studies = results()
     made = {README: tables(studies), PROJECT: tables(studies, brief=True)}
     made = {file: _with_tables(file.read_text(encoding="utf-8"), text) for file, text in made.items()}
     if sys.argv[1:] != ["check"]:
@@ -59,6 +57,11 @@ def main() -> None:
         or f"{len(studies)} studies: every figure is what the evaluations say, every table what the figures say"
     )
     sys.exit(bool(wrong))
+
+
+def results() -> list[Json]:
+    """Of all studies."""
+    return [read_json(file) for file in sorted(HERE.rglob("results.json")) if file.parent.name != "downstream"]
 
 
 def _with_tables(text: str, made: str) -> str:

@@ -58,6 +58,13 @@ def all_rows() -> str:
     return "\n".join(parts)
 
 
+def studies() -> str:
+    """What the studies found, as Markdown."""
+    from experiments import tables
+
+    return tables.tables(tables.results())
+
+
 def compatibility() -> str:
     """The tests that ran with the lowest and with the highest versions, as Markdown."""
     found = result("compat")

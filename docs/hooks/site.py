@@ -16,6 +16,7 @@ _WORDS = {
     "loss": figures.loss,
     "measured_on": figures.measured_on,
     "compatibility": figures.compatibility,
+    "studies": figures.studies,
     "picture": examples.picture,
 }
 
