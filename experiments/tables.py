@@ -61,7 +61,9 @@ def main() -> None:
 
 def results() -> list[Json]:
     """Of all studies."""
-    return [read_json(file) for file in sorted(HERE.rglob("results.json")) if file.parent.name != "downstream"]
+    return [
+        read_json(file) for file in sorted(HERE.rglob("results.json")) if file.parent.name != "downstream"
+    ]
 
 
 def _with_tables(text: str, made: str) -> str:
