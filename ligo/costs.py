@@ -279,9 +279,8 @@ class _Forecast:
         micro = learning.flops(shape.windows_per_micro_batch * self.length, options.forward).step.training
         exactly = options.small in ("fp32", "offload")
         evaluations = 1 + math.ceil(steps / operator.evaluate_every) + (not exactly)
-        written = bool(steps) and bool(
-            operator.noise or not exactly
-        )  # the best maps, as they will be written
+        # the best maps once more, as they will be written
+        written = bool(steps) and bool(operator.noise or not exactly)
         whole, rest = divmod(self._validation_windows, _VALIDATION_WINDOWS)
         per_evaluation = whole * self._evaluation_flops(_VALIDATION_WINDOWS) + self._evaluation_flops(rest)
         flops = steps * micro * shape.micro_batches * self.ranks + (evaluations + written) * per_evaluation

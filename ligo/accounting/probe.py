@@ -17,6 +17,7 @@ from ligo.accounting.hardware import Rates
 from ligo.accounting.trace import Trace
 
 _LAYERS = 4
+"""Of two products each, forward and backward, that the rate of products is measured on."""
 _MOST_PRODUCT_FLOPS = 1e9
 """Of one product while it is measured on a CPU; a GPU takes a hundred times as many."""
 _MOST_NUMBERS = 2**23
