@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 
 import torch
@@ -15,6 +16,7 @@ from xxhash import xxh3_128
 
 from ligo.accounting.hardware import Rates
 from ligo.accounting.trace import Trace
+from ligo.checkpoint.stream import append_tensors
 
 _LAYERS = 4
 """Of two products each, forward and backward, that the rate of products is measured on."""
@@ -22,7 +24,9 @@ _MOST_PRODUCT_FLOPS = 1e9
 """Of one product while it is measured on a CPU; a GPU takes a hundred times as many."""
 _MOST_NUMBERS = 2**23
 _PARAMETERS = 2**23
-_PIECE_BYTES = 2**26
+_PIECES = 16
+_PIECE_BYTES = 2**22
+"""Of a file that is written."""
 
 
 @dataclass(frozen=True)
@@ -154,16 +158,15 @@ def _op_seconds(device: str, seconds: float) -> float:
 
 
 def _store_rate(seconds: float) -> float:
-    """Bytes per second that are hashed and written into the folder for temporary files."""
-    piece = torch.ones(_PIECE_BYTES // 4).numpy().tobytes()
-    with tempfile.TemporaryFile() as file:
+    """Bytes per second that a checkpoint's file takes until it is on the disk of the folder for temporary files."""
+    pieces = torch.ones(_PIECES, _PIECE_BYTES // 4)
+    entries = {"pieces": ("F32", tuple(pieces.shape))}
+    with tempfile.TemporaryDirectory() as folder:
 
         def run() -> None:
-            file.seek(0)
-            xxh3_128(piece)
-            file.write(piece)
+            append_tensors(Path(folder) / "pieces", entries, iter(pieces), digest=xxh3_128())
 
-        return _PIECE_BYTES / _typical_seconds(run, seconds)
+        return pieces.nbytes / _typical_seconds(run, seconds)
 
 
 def _draw_rate(seconds: float) -> float:
