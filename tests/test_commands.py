@@ -577,7 +577,7 @@ def test_a_real_checkpoint_that_nobody_here_made(
         "target.num_attention_heads=12", "target.num_key_value_heads=6", "target.num_hidden_layers=7",
         "data=custom", f"data.path={tinystories / 'train_b.txt.gz'}",
         f"data.validation_path={SHARED_DATA / 'tinystories-sample' / 'valid.txt.gz'}", "data.sequence_length=256",
-        "data.validation_tokens=16384", "operator.steps=2", "train.max_tokens=8192", "train.batch_tokens=2048",
+        "data.validation_tokens=16384", "operator.init=exact", "operator.steps=2", "train.max_tokens=8192", "train.batch_tokens=2048",
         "train.evaluate_every=2", "tracking=jsonl", "train.engine=torch",
         "stages=[learn,write,verify,train]", f"run.dir={tmp_path / 'run'}",
     )  # fmt: skip
