@@ -15,7 +15,7 @@ base="$("$python" -m ligo.sweep best llama-2x-small 'small (decayed)')/small"
 common=(+small=checkpoint +target=custom target.hidden_size=48 target.num_attention_heads=4 target.num_key_value_heads=4
   target.intermediate_size=128 target.num_hidden_layers=4 data=custom tracking=jsonl train.engine=torch train.batch_tokens=1024
   train.schedule=wsd)
-learned=(operator=ligo operator.init=stack operator.per_layer=true)
+learned=(operator=ligo operator.init=stack operator.per_layer=true) # as the arm in conf/study/amortised.yaml
 "$python" -m ligo.grow "${common[@]}" "${base_text[@]}" small.path="$base" operator=stack train.lr=4.0e-3 train.max_tokens=524288 \
   'stages=[write,train]' run.dir=runs/amortised-first
 "$python" -m ligo.grow "${common[@]}" "${base_text[@]}" small.path="$base" "${learned[@]}" operator.steps=400 \
@@ -23,7 +23,7 @@ learned=(operator=ligo operator.init=stack operator.per_layer=true)
 sizes=()
 while [ $# -gt 0 ]; do
   name=$1 text="data.path=$2,data.validation_path=$3" small=runs/amortised-small/$1
-  if [ ! -d "$small" ]; then # a million tokens of the small model: the FLOPs of 164 thousand of the target
+  if [ ! -d "$small" ]; then # 0.7 million tokens of the small model: the FLOPs of 164 thousand of the target
     "$python" -m ligo.grow "${common[@]}" data.path="$2" data.validation_path="$3" small.path="$base" operator=stack \
       train.lr=2.0e-3 train.max_tokens=163840 train.export=last 'stages=[continue]' run.dir="$small-run"
     cp -r "$small"-run/checkpoints/continue/step-*/model "$small"
@@ -32,8 +32,7 @@ while [ $# -gt 0 ]; do
   sizes+=("study.sizes.$name=[$text,small.path=$small]")
   shift 3
 done
-"$python" -m ligo.sweep +study=amortised "${sizes[@]}" "study.arms.hindsight=[operator=ligo,operator.init=stack,operator.per_layer=true,learn.operator=runs/amortised-operator]" \
-  ${SWEEP:-}
+"$python" -m ligo.sweep +study=amortised "${sizes[@]}" "study.arms.hindsight=[$(IFS=,; echo "${learned[*]}"),learn.operator=runs/amortised-operator]"
 "$python" -m ligo.report runs/amortised
 mkdir -p experiments/amortised
 cp runs/amortised/{results.json,table.md,report.html} experiments/amortised/
