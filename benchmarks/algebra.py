@@ -29,6 +29,7 @@ from ligo.growth.verify import load_stock, verify_growth
 from ligo.learning.fit import learn_operator
 from ligo.learning.functional import folded_small, grown_parameters
 from ligo.operators.config import OperatorConfig, build
+from ligo.operators.noise_level import NO_NOISE, NoiseLevel
 from ligo.training.config import TrainConfig, batch_shape
 from ligo.training.engine import TorchEngine
 from ligo.training.loop import evaluate
@@ -130,7 +131,9 @@ def written_is_learned() -> dict[str, Any]:
     )  # fmt: skip
     with torch.no_grad():
         seen = grown_parameters(plan, learned.maps, folded_small(plan, learned.maps, tensors))
-    written = grow_tensors(plan, learned.maps, tensors.__getitem__, dtype=torch.float32, noise=0.0, seed=0)
+    written = grow_tensors(
+        plan, learned.maps, tensors.__getitem__, dtype=torch.float32, noise=NO_NOISE, seed=0
+    )
     same = all(torch.equal(tensor, seen[name]) for name, tensor in written) and learned.best_step > 0
     return {"written equals learned, bit for bit in float32": row(same, "true", same)}
 
@@ -173,7 +176,9 @@ class TrainedModel:
         probe = self.objective.inputs(torch.from_numpy(validation[0][:4])).numpy()
         with tempfile.TemporaryDirectory() as scratch:
             grown = Path(scratch)
-            tensors = grow_tensors(plan, plan.maps, self.small.read, dtype=torch.float32, noise=1.0, seed=0)
+            tensors = grow_tensors(
+                plan, plan.maps, self.small.read, dtype=torch.float32, noise=NoiseLevel(), seed=0
+            )
             write_weights(grown, tensors)
             write_json(grown / "config.json", {**plan.target_config, "dtype": "float32"})
             found = verify_growth(self.folder, grown, probe, claimed_exact=True, stored_dtype="float32")

@@ -24,6 +24,7 @@ from ligo.growth.execute import grow_tensors
 from ligo.growth.plan import plan_growth
 from ligo.growth.verify import verify_growth
 from ligo.operators.config import OperatorConfig, build
+from ligo.operators.noise_level import NoiseLevel
 from ligo.tracking.jsonl import read_records
 
 RUNS = REPO / "runs" / "bench-demo"
@@ -37,7 +38,9 @@ def exactness(small_folder: Path, wanted: dict[str, int], dtype: str) -> float:
     folder = RUNS / f"exact-{small_folder.name}-{dtype}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    tensors = grow_tensors(plan, plan.maps, small.read, dtype=getattr(torch, dtype), noise=1.0, seed=0)
+    tensors = grow_tensors(
+        plan, plan.maps, small.read, dtype=getattr(torch, dtype), noise=NoiseLevel(), seed=0
+    )
     write_weights(folder, tensors)
     write_json(folder / "config.json", {**plan.target_config, "dtype": dtype})
     probe = torch.randint(0, plan.small.dims.vocab_size, (4, 128), generator=torch.Generator().manual_seed(0))

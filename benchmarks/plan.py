@@ -31,6 +31,7 @@ from ligo.data.sources import DataConfig
 from ligo.growth.plan import GrowthPlan
 from ligo.learning.config import LearnConfig
 from ligo.operators.config import OperatorConfig
+from ligo.operators.noise_level import NoiseLevel
 from ligo.plan import make_plan
 from ligo.training.config import TrainConfig
 
@@ -109,7 +110,7 @@ def steps_of(case: dict[str, Any]) -> tuple[Callable[[], object], Callable[[], o
     if case["what"] == "write":
         from ligo.growth.write import GrowthWriter
 
-        writer = GrowthWriter(plan, plan.maps, small.__getitem__, "float32", 1.0, 0)
+        writer = GrowthWriter(plan, plan.maps, small.__getitem__, "float32", NoiseLevel(), 0)
 
         def write() -> None:
             with tempfile.TemporaryDirectory() as folder:

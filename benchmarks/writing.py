@@ -34,6 +34,7 @@ from ligo.growth.execute import grow_tensors
 from ligo.growth.plan import GrowthPlan, plan_growth
 from ligo.growth.write import GrowthWriter
 from ligo.operators.config import OperatorConfig, build
+from ligo.operators.noise_level import NoiseLevel
 
 LLAMA_7B = {
     "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 4096, "num_hidden_layers": 32,
@@ -184,7 +185,7 @@ def growth_plan(num_small: int, num_target: int) -> GrowthPlan:
 
 
 def writer(plan: GrowthPlan, read: Any, noise: float) -> GrowthWriter:
-    return GrowthWriter(plan, plan.maps, read, "bfloat16", noise, 0)
+    return GrowthWriter(plan, plan.maps, read, "bfloat16", NoiseLevel(noise), 0)
 
 
 def synthetic(folder: Path, plan: GrowthPlan) -> None:
@@ -263,7 +264,9 @@ def load_all_save_all(checkpoint: Checkpoint, plan: GrowthPlan, final: Path, noi
     small: dict[str, Tensor] = {}
     for file in sorted(checkpoint.folder.glob("*.safetensors")):
         small |= {name: tensor.clone() for name, tensor in load_file(file).items()}
-    tensors = grow_tensors(plan, plan.maps, small.__getitem__, dtype=torch.float32, noise=noise, seed=0)
+    tensors = grow_tensors(
+        plan, plan.maps, small.__getitem__, dtype=torch.float32, noise=NoiseLevel(noise), seed=0
+    )
     grown = {name: tensor.to(torch.bfloat16) for name, tensor in tensors}
     final.mkdir()
     shards = lay_out({name: tuple(tensor.shape) for name, tensor in grown.items()}, "BF16", SHARD_BYTES)

@@ -34,6 +34,7 @@ from ligo.core.distributed import world_size
 from ligo.core.libraries import quiet_libraries
 from ligo.growth.plan import GrowthPlan
 from ligo.learning.config import LearnConfig, learn_shape
+from ligo.operators.noise_level import NoiseLevel
 from ligo.training.config import TrainConfig, batch_shape
 from ligo.training.schedule import num_steps
 
@@ -289,7 +290,7 @@ class _Forecast:
         passes = self._validation_passes / self.ranks
         work += self._learning_step(options, learns=False).work.times(evaluations * passes)
         if written:
-            work += self._learning_step(options, learns=False, noise=operator.noise).work.times(passes)
+            work += self._learning_step(options, learns=False, noise=operator.noise_level).work.times(passes)
         return StageCost(self.learning_memory(options), flops, self._seconds(work), self.ranks, work)
 
     def learning_memory(self, options: LearnConfig) -> Memory:
@@ -329,7 +330,9 @@ class _Forecast:
             on_gpu=self.on_gpu,
         )
 
-    def _learning_step(self, options: LearnConfig, *, learns: bool = True, noise: float = 0.0) -> StepCost:
+    def _learning_step(
+        self, options: LearnConfig, *, learns: bool = True, noise: NoiseLevel | None = None
+    ) -> StepCost:
         """One micro-batch, or one forward pass on validation windows, with the noise that is written where it is given."""
         shape = learn_shape(options, self.config.operator.batch_tokens, self.length, self.ranks)
         windows = (

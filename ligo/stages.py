@@ -202,7 +202,7 @@ class GrowthRun:
             objective=self._objective,
             num_steps=config.operator.trial_steps,
             sequence_length=config.data.sequence_length,
-            noise=config.operator.noise,
+            noise=config.operator.noise_level,
             seed=config.seed,
         )
         result.update(
@@ -227,7 +227,11 @@ class GrowthRun:
                 return
             from ligo.growth.write import GrowthWriter, growth_key
 
-            dtype, maps, noise = grown_dtype(self.config, self.plan), self._maps(), self.config.operator.noise
+            dtype, maps, noise = (
+                grown_dtype(self.config, self.plan),
+                self._maps(),
+                self.config.operator.noise_level,
+            )
             seed, shard_bytes = self.config.seed, self.config.write.shard_bytes
             writer = GrowthWriter(self.plan, maps, self.small.read, dtype, noise, seed)
             key = growth_key(

@@ -24,6 +24,7 @@ from ligo.learning.functional import LearnedMaps
 from ligo.operators.config import OperatorConfig
 from ligo.operators.factors import CopiesThenRows, Dense
 from ligo.operators.maps import GrowthMaps
+from ligo.operators.noise_level import NoiseLevel
 from ligo.training.objectives import make_objective
 
 _MASKED = 0.15
@@ -202,7 +203,7 @@ class Learning:
 
     def step(
         self, *, windows: int, forward: str, recompute: str, small: str = "fp32", autocast: bool = False,
-        learns: bool = True, noise: float = 0.0,
+        learns: bool = True, noise: NoiseLevel | None = None,
     ) -> StepCost:  # fmt: skip
         """One micro-batch; with `learns=False` its forward pass alone.
 
@@ -229,7 +230,7 @@ class Learning:
 
     def _traced(
         self, plan: GrowthPlan, grown: GrownFunction, forward: Forward, windows: int, mixed: int, small: str,
-        autocast: bool, noise: float,
+        autocast: bool, noise: NoiseLevel | None,
     ) -> StepCost:  # fmt: skip
         """Of a shortened plan. Where coefficients are learned each matrix is mixed from `mixed` small layers."""
         held = {name: torch.empty(shape) for name, shape in expected_shapes(plan.small).items()}

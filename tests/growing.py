@@ -20,6 +20,7 @@ from ligo.growth.plan import GrowthPlan, plan_growth
 from ligo.growth.verify import comparable, outputs
 from ligo.operators.base import DEPTH_OPERATORS, WIDTH_OPERATORS
 from ligo.operators.config import Operator
+from ligo.operators.noise_level import NoiseLevel
 
 EXACT_FLOAT64 = 1e-12  # rounding of a float64 forward at logits of about 3
 EXACT_FLOAT32 = 5e-5  # the same in float32
@@ -103,7 +104,9 @@ def grow_model(plan: GrowthPlan, *, dtype: str = "float64", noise: float = 1.0, 
     """A lively small model and the model grown from it, both stock."""
     small, model = lively_model(plan.small, dtype), lively_model(plan.target, dtype, seed=1)
     read = on_disk_weights(small).__getitem__
-    weights = grow_tensors(plan, plan.maps, read, dtype=getattr(torch, dtype), noise=noise, seed=seed)
+    weights = grow_tensors(
+        plan, plan.maps, read, dtype=getattr(torch, dtype), noise=NoiseLevel(noise), seed=seed
+    )
     load_from_disk_names(model, dict(weights))
     return Grown(plan, small, model)
 

@@ -18,6 +18,7 @@ from ligo.operators.copying import duplicated
 from ligo.operators.factors import Dense
 from ligo.operators.maps import GrowthMaps
 from ligo.operators.net2net import random_index, unscaled_copies
+from ligo.operators.noise_level import NO_NOISE
 from tests.conftest import tiny_config
 from tests.families.tiny import RMS_DECODERS
 from tests.families.tiny_others import OTHERS
@@ -28,7 +29,7 @@ TWICE = dict(hidden_size=64, num_heads=8, num_kv_heads=4, ffn_size=96)
 
 def grown_tensors(plan: GrowthPlan, maps: GrowthMaps | None = None) -> dict[str, torch.Tensor]:
     read = on_disk_weights(lively_model(plan.small)).__getitem__
-    return dict(grow_tensors(plan, maps or plan.maps, read, dtype=torch.float64, noise=0.0, seed=0))
+    return dict(grow_tensors(plan, maps or plan.maps, read, dtype=torch.float64, noise=NO_NOISE, seed=0))
 
 
 @pytest.mark.parametrize("depth", ["stack", "interpolate"])

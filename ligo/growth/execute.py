@@ -17,10 +17,11 @@ from ligo.core.errors import NumericsError
 from ligo.core.log import progress
 from ligo.families.spec import RESIDUAL, Role, TensorSpec
 from ligo.growth.copies import copies_of
-from ligo.growth.noise import Noise, filled, fresh_tensor, init_deviation, noise_of, rows_per_draw
+from ligo.growth.noise import Noise, filled, fresh_tensor, noise_deviation, noise_of, rows_per_draw
 from ligo.growth.plan import GrowthPlan, TensorJob, axis_factors, depth_row, has_share_from_above, in_layer
 from ligo.operators.axes import map_axis
 from ligo.operators.maps import GrowthMaps
+from ligo.operators.noise_level import NoiseLevel
 
 ReadTensor = Callable[[str], Tensor]
 """Name of a small tensor -> the tensor, in the dtype to compute in."""
@@ -208,17 +209,14 @@ def make_tensor(
 
 @dataclass(frozen=True)
 class TensorMaker:
-    """Makes a plan's tensors one by one as they are written, or some rows of them where rows are copies of rows.
-
-    `noise` is null-space noise in units of the target's `initializer_range`; 0 for none.
-    """
+    """Makes a plan's tensors one by one as they are written, or some rows of them where rows are copies of rows."""
 
     plan: GrowthPlan
     maps: GrowthMaps
     read: ReadTensor
     dtype: torch.dtype
     """To compute in."""
-    noise: float
+    noise: NoiseLevel
     seed: int
     device: str = "cpu"
     """Where matrices are multiplied; copies are made, and numbers drawn, on the CPU."""
@@ -272,7 +270,9 @@ class TensorMaker:
         return make_rows
 
     def _noise(self, job: TensorJob) -> Noise | None:
-        deviation = self.noise * init_deviation(self.plan)
+        if not self.noise:
+            return None
+        deviation = noise_deviation(self.noise, job, self.plan, self.read)
         return noise_of(job, self.plan, self.maps, deviation=deviation, seed=self.seed)
 
 
@@ -286,12 +286,9 @@ def _check_finite(tensor: Tensor, job: TensorJob) -> None:
 
 
 def grow_tensors(
-    plan: GrowthPlan, maps: GrowthMaps, read: ReadTensor, *, dtype: torch.dtype, noise: float, seed: int
+    plan: GrowthPlan, maps: GrowthMaps, read: ReadTensor, *, dtype: torch.dtype, noise: NoiseLevel, seed: int
 ) -> Iterator[tuple[str, Tensor]]:
     """Run the plan's jobs in file order: (name, tensor) one at a time, computed and returned in `dtype`.
-
-    Args:
-        noise: null-space noise in units of the target's `initializer_range`; 0 for none.
 
     Raises:
         NumericsError: a grown tensor is not finite; it is named.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,7 @@ from ligo.growth.plan import GrowthPlan, TensorJob
 from ligo.operators.axes import PickFactor, layout_flags, layout_keys, layout_selection, map_axis, project
 from ligo.operators.factors import Factor, Select, copies_per_unit, runs
 from ligo.operators.maps import GrowthMaps
+from ligo.operators.noise_level import NoiseLevel
 
 _NUMBERS_PER_DRAW = 2**18  # about what a core's cache holds
 
@@ -190,6 +191,33 @@ def new_places(spec: TensorSpec, plan: GrowthPlan, maps: GrowthMaps) -> list[np.
         return None if space_map is None or not space_map.grows else space_map.new_units
 
     return [layout_flags(at.layout, new_units, plan.target.spaces) for at in spec.axes]
+
+
+def noise_deviation(
+    level: NoiseLevel, job: TensorJob, plan: GrowthPlan, read: Callable[[str], Tensor]
+) -> float:
+    """Of one tensor's noise.
+
+    Args:
+        read: gives the small model's tensors.
+    """
+    found = [_answer(job, read(name)) for name in job.sources] if level.unit == "own" else []
+    own = math.sqrt(sum(size**2 for size in found) / max(1, len(found)))
+    return level.times * (own or init_deviation(plan))
+
+
+def _answer(job: TensorJob, small: Tensor) -> float:
+    """The deviation at which a grown tensor of noise alone answers as large as the small tensor does.
+
+    Then rounding is not multiplied from block to block, whatever is grown how far. Some rows of the tensor are looked at, in
+    numpy, whose sums do not depend on the number of threads.
+    """
+    reads = [axis for axis, at in enumerate(job.spec.axes) if at.role is Role.READ]
+    grown = math.prod(job.shape[axis] / small.shape[axis] for axis in reads)
+    if isinstance(small, FakeTensor):  # a plan asks what it costs
+        return 1.0
+    rows = small[:: max(1, small.numel() // _NUMBERS_PER_DRAW)].detach().to("cpu", torch.float64)
+    return float(np.sqrt(np.mean(np.square(rows.numpy())) / grown))
 
 
 def rows_per_draw(shape: tuple[int, ...], across: int = 0) -> int:

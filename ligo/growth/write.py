@@ -31,6 +31,7 @@ from ligo.growth.execute import ReadTensor, TensorMaker
 from ligo.growth.noise import rows_per_draw
 from ligo.growth.plan import GrowthPlan, TensorJob
 from ligo.operators.maps import GrowthMaps
+from ligo.operators.noise_level import NoiseLevel
 
 _DTYPES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 _PIECE_BYTES = 2**22
@@ -48,7 +49,7 @@ class GrowthWriter:
     read: ReadTensor
     dtype: str
     """To store in; the arithmetic is float32, or float64 for float64."""
-    noise: float
+    noise: NoiseLevel
     seed: int
     num_workers: int = 0
     """Threads that make tensors; 0: as many as there are cores, eight at most."""
@@ -156,7 +157,7 @@ class _Buffers:
 
 
 def growth_key(
-    plan: GrowthPlan, maps: GrowthMaps, small: Checkpoint, *, dtype: str, noise: float, seed: int, shard_bytes: int
+    plan: GrowthPlan, maps: GrowthMaps, small: Checkpoint, *, dtype: str, noise: NoiseLevel, seed: int, shard_bytes: int
 ) -> str:  # fmt: skip
     """Sixteen hex digits of everything that decides the bytes of a grown checkpoint."""
     digest = hashlib.sha256()

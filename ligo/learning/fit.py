@@ -27,6 +27,7 @@ from ligo.learning.functional import LearnedMaps, detached
 from ligo.learning.store import open_store
 from ligo.operators.config import OperatorConfig
 from ligo.operators.maps import GrowthMaps
+from ligo.operators.noise_level import NO_NOISE, NoiseLevel
 from ligo.training.objectives import Objective
 
 
@@ -121,7 +122,7 @@ def learn_operator(
         with torch.no_grad():
             return evaluate(loss_of.grown(learned(), store.read, whole.outside))
 
-    def evaluate_written(maps: GrowthMaps, noise: float) -> float:
+    def evaluate_written(maps: GrowthMaps, noise: NoiseLevel) -> float:
         """With the small model's weights as they are stored, however they are held."""
         return evaluate(loss_of.grown.as_written(maps, read, noise))
 
@@ -181,11 +182,11 @@ def learn_operator(
         engine.close()
     held_exactly = config.small in ("fp32", "offload")
     if not held_exactly:
-        start_loss = evaluate_written(plan.maps, noise=0.0)
+        start_loss = evaluate_written(plan.maps, NO_NOISE)
         flops += evaluation_flops
     if best_step and (operator.noise or not held_exactly):
         # under learned head maps the noise is no longer quite invisible: it must not cost what was won
-        best_loss = evaluate_written(best_maps, operator.noise)
+        best_loss = evaluate_written(best_maps, operator.noise_level)
         flops += evaluation_flops
         best_step = best_step if best_loss <= start_loss else 0
     if best_step == 0:  # nothing learned was better: the start itself, with its copies and its gains

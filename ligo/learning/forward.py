@@ -28,6 +28,7 @@ from ligo.learning.cost import Use, uses
 from ligo.operators.axes import map_axis, transposed
 from ligo.operators.factors import CopiesThenRows, Dense, Factor
 from ligo.operators.maps import GrowthMaps
+from ligo.operators.noise_level import NoiseLevel
 
 
 @dataclass
@@ -98,12 +99,11 @@ class GrownFunction:
 
         return self._running_as(_Run(maps, small, outside, make))
 
-    def as_written(self, maps: GrowthMaps, read: ReadTensor, noise: float) -> Callable[..., Any]:
+    def as_written(self, maps: GrowthMaps, read: ReadTensor, noise: NoiseLevel) -> Callable[..., Any]:
         """The target with the very weights that will be written, made layer by layer too; without gradients.
 
         Args:
             read: gives the small model's tensors.
-            noise: null-space noise in units of the target's `initializer_range`.
         """
         maker = TensorMaker(
             self._plan,

@@ -35,6 +35,7 @@ from ligo.learning.forward import GrownFunction
 from ligo.learning.functional import LearnedMaps, detached
 from ligo.operators.config import OperatorConfig
 from ligo.operators.maps import GrowthMaps
+from ligo.operators.noise_level import NO_NOISE, NoiseLevel
 from ligo.training.objectives import Objective
 
 
@@ -133,7 +134,7 @@ def fit_to_trained(
 
     function = GrownFunction(plan, seed=seed)
 
-    def evaluate(maps: GrowthMaps, noise: float) -> float:
+    def evaluate(maps: GrowthMaps, noise: NoiseLevel) -> float:
         run = function.as_written(maps, read, noise)
         return mean_loss(lambda batch: objective.loss(run, batch), validation, objective.num_tokens)
 
@@ -148,8 +149,8 @@ def fit_to_trained(
         maps=maps,
         state=copy_state(learned),
         best_step=num_steps,
-        start_loss=evaluate(plan.maps, 0.0),
-        best_loss=evaluate(maps, operator.noise),
+        start_loss=evaluate(plan.maps, NO_NOISE),
+        best_loss=evaluate(maps, operator.noise_level),
         flops=flops + first.flops,
         recomputed_flops=0.0,
         tokens=first.tokens,

@@ -19,6 +19,7 @@ from ligo.core.log import progress
 from ligo.families.stock import as_running, fresh_model
 from ligo.growth.execute import ReadTensor, grow_tensors
 from ligo.growth.plan import GrowthPlan
+from ligo.operators.noise_level import NoiseLevel
 from ligo.training.config import TrainConfig, batch_shape
 from ligo.training.engine import TorchEngine
 from ligo.training.objectives import Objective
@@ -48,7 +49,7 @@ def select_operator(
     objective: Objective,
     num_steps: int,
     sequence_length: int,
-    noise: float,
+    noise: NoiseLevel,
     seed: int,
 ) -> Selection:
     """Grow and train every candidate for `num_steps` steps, on the same batches at the same rates.

@@ -9,6 +9,7 @@ from ligo.core.errors import ConfigError, nearest
 from ligo.operators.base import DEPTH_OPERATORS, WIDTH_OPERATORS, DepthOperator, Shapes, WidthOperator
 from ligo.operators.exactness import check_gains
 from ligo.operators.maps import GrowthMaps
+from ligo.operators.noise_level import NOISE_UNITS, NoiseLevel
 
 FORMS = ("dense", "new_rows", "low_rank", "vera")
 OPTIMIZER_STATES = ("reset", "keep_old", "grow")
@@ -24,7 +25,9 @@ class OperatorConfig:
     depth: str | None = None
     """Depth operator. null: that of init, else zero_block."""
     noise: float = 1.0
-    """Null-space noise, in units of the target's fresh-init deviation; 0 keeps copies equal for ever."""
+    """Null-space noise, in the unit below; 0 keeps copies equal for ever."""
+    noise_unit: str = "own"
+    """own: what answers as large as the small model's tensor does; fresh: the target's fresh-init deviation."""
     optimizer_state: str = "reset"
     """The small run's Adam moments: reset, keep_old (zero for new coordinates) or grow (by the same maps)."""
     init: str | None = None
@@ -54,6 +57,10 @@ class OperatorConfig:
     trial_steps: int = 20
     """operator=auto: training steps that each candidate gets."""
 
+    @property
+    def noise_level(self) -> NoiseLevel:
+        return NoiseLevel(self.noise, self.noise_unit)
+
 
 def check(config: OperatorConfig) -> None:
     """Refuse values outside their range.
@@ -62,7 +69,7 @@ def check(config: OperatorConfig) -> None:
         ConfigError: the key, the value and the range are named.
     """
     check_between("operator.noise", config.noise, 0)
-    for key, choices in (("form", FORMS), ("optimizer_state", OPTIMIZER_STATES)):
+    for key, choices in (("noise_unit", NOISE_UNITS), ("form", FORMS), ("optimizer_state", OPTIMIZER_STATES)):
         check_choice(f"operator.{key}", getattr(config, key), choices)
     if config.init is not None:
         for key in ("steps", "batch_tokens", "eta", "evaluate_every", "rank"):

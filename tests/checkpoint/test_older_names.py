@@ -21,6 +21,7 @@ from ligo.families.stock import expected_shapes, model_class
 from ligo.growth.execute import grow_tensors
 from ligo.growth.plan import plan_growth
 from ligo.growth.verify import load_stock
+from ligo.operators.noise_level import NoiseLevel
 from tests.families.tiny import RMS_DECODERS
 from tests.families.tiny_others import OTHERS
 from tests.growing import lively_model, on_disk_weights, operator
@@ -161,7 +162,7 @@ def test_it_grows_to_the_same_weights(old: Old, tmp_path: Path, capsys: pytest.C
 
     plan = plan_growth(config, {"ffn_size": 96}, operator())
     grown, expected = (
-        dict(grow_tensors(plan, plan.maps, read, dtype=torch.float32, noise=1.0, seed=0))
+        dict(grow_tensors(plan, plan.maps, read, dtype=torch.float32, noise=NoiseLevel(), seed=0))
         for read in (checkpoint.read, weights.__getitem__)
     )
     assert all(torch.equal(grown[name], expected[name]) for name in expected)

@@ -15,6 +15,7 @@ from ligo.families.stock import running_names
 from ligo.growth.execute import grow_tensors
 from ligo.growth.plan import GrowthPlan
 from ligo.growth.verify import load_stock
+from ligo.operators.noise_level import NoiseLevel
 from tests.contract import matrix, page
 from tests.contract.matrix import FAMILIES, plan
 from tests.growing import EXACT_FLOAT32, Grown, grow, lively_model, on_disk_weights
@@ -53,7 +54,7 @@ def test_growth_is_the_same_every_time_and_in_the_dtype_asked_for(family: str) -
     assert isinstance(found, GrowthPlan)
     read = on_disk_weights(lively_model(found.small, "float32")).__getitem__
     first, again, other = (
-        dict(grow_tensors(found, found.maps, read, dtype=torch.float32, noise=1.0, seed=seed))
+        dict(grow_tensors(found, found.maps, read, dtype=torch.float32, noise=NoiseLevel(), seed=seed))
         for seed in (0, 0, 1)
     )
     assert list(first) == [spec.name for spec in found.target.tensors]

@@ -11,6 +11,7 @@ import torch
 from ligo.core.errors import PlanError
 from ligo.growth.execute import grow_tensors
 from ligo.growth.plan import plan_growth
+from ligo.operators.noise_level import NO_NOISE, NoiseLevel
 from tests.conftest import tiny_config
 from tests.growing import (
     EXACT_FLOAT32,
@@ -135,7 +136,7 @@ def test_noise_depends_on_seed_and_name_alone() -> None:
     read = on_disk_weights(lively_model(plan.small, "float32")).__getitem__
 
     def run(seed: int) -> dict[str, torch.Tensor]:
-        return dict(grow_tensors(plan, plan.maps, read, dtype=torch.float32, noise=1.0, seed=seed))
+        return dict(grow_tensors(plan, plan.maps, read, dtype=torch.float32, noise=NoiseLevel(), seed=seed))
 
     again, other = run(0), run(1)
     assert all(torch.equal(tensor, again[name]) for name, tensor in run(0).items())
@@ -193,7 +194,7 @@ def test_growing_twice_by_whole_factors_gives_the_weights_of_growing_once() -> N
     once = plan_growth(tiny_config(), factor_four, operator())
     reads = (on_disk_weights(model).__getitem__ for model in (middle.model, middle.small))
     first, second = (
-        dict(grow_tensors(plan, plan.maps, read, dtype=torch.float64, noise=0.0, seed=0))
+        dict(grow_tensors(plan, plan.maps, read, dtype=torch.float64, noise=NO_NOISE, seed=0))
         for plan, read in zip((twice, once), reads, strict=True)
     )
     for name, tensor in second.items():

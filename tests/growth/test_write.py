@@ -22,9 +22,10 @@ from ligo.checkpoint.writer import check_free_memory, write_weights
 from ligo.core.errors import NumericsError, PlanError, ResourceError
 from ligo.core.files import folder_resumed, unfinished_bytes, write_json
 from ligo.growth.execute import TensorMaker, make_tensor, sources
-from ligo.growth.noise import init_deviation, noise_of
+from ligo.growth.noise import noise_deviation, noise_of
 from ligo.growth.plan import GrowthPlan, plan_growth
 from ligo.growth.write import GrowthWriter, growth_key
+from ligo.operators.noise_level import NoiseLevel
 from tests.conftest import random_model, tiny_config
 from tests.contract import matrix
 from tests.contract.matrix import FAMILIES
@@ -47,12 +48,12 @@ def plan(small: Checkpoint) -> GrowthPlan:
 
 
 def writer(plan: GrowthPlan, small: Checkpoint, **options: Any) -> GrowthWriter:
-    values = {"dtype": "float32", "noise": 1.0, "seed": 0, "num_workers": 2, **options}
+    values = {"dtype": "float32", "noise": NoiseLevel(), "seed": 0, "num_workers": 2, **options}
     return GrowthWriter(plan, plan.maps, small.read, **values)
 
 
 def key(plan: GrowthPlan, small: Checkpoint, **options: Any) -> str:
-    values = {"dtype": "float32", "noise": 1.0, "seed": 0, "shard_bytes": SHARD, **options}
+    values = {"dtype": "float32", "noise": NoiseLevel(), "seed": 0, "shard_bytes": SHARD, **options}
     return growth_key(plan, plan.maps, small, **values)
 
 
@@ -65,12 +66,14 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in folder.iterdir()}
 
 
-def whole_tensor(plan: GrowthPlan, read: Any, name: str, dtype: torch.dtype, noise: float) -> torch.Tensor:
+def whole_tensor(
+    plan: GrowthPlan, read: Any, name: str, dtype: torch.dtype, noise: NoiseLevel
+) -> torch.Tensor:
     """One target tensor by the general path alone: the maps applied to whole tensors."""
     job = plan.job_of[name]
     source = sources(plan, plan.maps, lambda name: read(name).to(dtype))
     tensor = make_tensor(job, plan, plan.maps, source, seed=0, dtype=dtype).clone()
-    added = noise_of(job, plan, plan.maps, deviation=init_deviation(plan) * noise, seed=0)
+    added = noise_of(job, plan, plan.maps, deviation=noise_deviation(noise, job, plan, read), seed=0)
     if added is not None:
         added.add(tensor)
     return tensor.contiguous()
@@ -112,10 +115,12 @@ def test_rows_are_those_of_the_whole_tensor(
     if isinstance(plan, PlanError):
         return
     read = on_disk_weights(lively_model(plan.small)).__getitem__
-    maker, by_rows = TensorMaker(plan, plan.maps, read, torch.float64, 1.0, 0), 0
+    maker, by_rows = TensorMaker(plan, plan.maps, read, torch.float64, NoiseLevel(), 0), 0
     for job in plan.jobs:
         by_rows += maker.by_rows(job) is not None
-        assert torch.equal(maker.make(job), whole_tensor(plan, read, job.spec.name, torch.float64, 1.0))
+        assert torch.equal(
+            maker.make(job), whole_tensor(plan, read, job.spec.name, torch.float64, NoiseLevel())
+        )
     assert by_rows > 0 or family.startswith("gpt2")  # whose matrices lie [in, out]
 
 
@@ -175,7 +180,15 @@ def test_a_cut_write_goes_on_and_makes_no_finished_file_again(
 
 
 @pytest.mark.parametrize(
-    "change", [{"seed": 1}, {"noise": 0.5}, {"dtype": "bfloat16"}, {"plan": True}, {"small": True}]
+    "change",
+    [
+        {"seed": 1},
+        {"noise": NoiseLevel(0.5)},
+        {"noise": NoiseLevel(unit="fresh")},
+        {"dtype": "bfloat16"},
+        {"plan": True},
+        {"small": True},
+    ],
 )
 def test_another_growth_takes_nothing_over(
     small: Checkpoint, plan: GrowthPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]
@@ -295,6 +308,7 @@ def test_memory_knows_no_size_of_the_model(tmp_path: Path) -> None:
         from ligo.core.files import folder_resumed
         from ligo.growth.plan import plan_growth
         from ligo.growth.write import GrowthWriter
+        from ligo.operators.noise_level import NoiseLevel
         from tests.conftest import tiny_config
         from tests.growing import operator
         torch.set_num_threads(1)
@@ -304,7 +318,7 @@ def test_memory_knows_no_size_of_the_model(tmp_path: Path) -> None:
                            num_kv_heads=16, ffn_size=2752), operator())
         def read(name):
             return torch.full(plan.small.by_name[name].shape(plan.small.spaces), 0.01)
-        writer = GrowthWriter(plan, plan.maps, read, "float32", 1.0, 0, 2)
+        writer = GrowthWriter(plan, plan.maps, read, "float32", NoiseLevel(), 0, 2)
         read("lm_head.weight") @ torch.ones(512)  # the libraries are there
         def peak():  # not ru_maxrss, which begins at what the parent process holds
             status = Path("/proc/self/status").read_text().split("VmHWM:")[1]

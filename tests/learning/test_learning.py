@@ -17,6 +17,7 @@ from ligo.learning.fit import LearnedOperator, learn_operator, warmup_cosine
 from ligo.learning.functional import LearnedMaps, TargetFunction, detached, grown_parameters
 from ligo.learning.state import load_maps, save_operator
 from ligo.operators.config import FORMS, STARTS, OperatorConfig, build
+from ligo.operators.noise_level import NO_NOISE, NoiseLevel
 from ligo.training.objectives import make_objective
 from tests.conftest import random_model, tiny_config
 from tests.families.tiny_others import OTHERS
@@ -128,7 +129,7 @@ def test_every_form_is_written_as_it_was_learned(form: str, tmp_path: Path) -> N
     small = small_weights(plan)
     with torch.no_grad():
         in_learning = grown_parameters(plan, learned.maps, sources(plan, learned.maps, small.__getitem__))
-    written = dict(grow_tensors(plan, loaded, small.__getitem__, dtype=torch.float32, noise=0.0, seed=0))
+    written = dict(grow_tensors(plan, loaded, small.__getitem__, dtype=torch.float32, noise=NO_NOISE, seed=0))
     assert learned.best_step > 0
     for name, tensor in written.items():
         assert torch.equal(tensor, in_learning[name]), name  # bit for bit
@@ -226,7 +227,12 @@ def test_a_learned_model_loads_into_the_stock_class_with_the_loss_that_was_kept(
     learned, _ = learn(plan, init="stack")
     written = dict(
         grow_tensors(
-            plan, learned.maps, small_weights(plan).__getitem__, dtype=torch.float32, noise=1.0, seed=0
+            plan,
+            learned.maps,
+            small_weights(plan).__getitem__,
+            dtype=torch.float32,
+            noise=NoiseLevel(),
+            seed=0,
         )
     )
     model = random_model(plan.target_config, "float32")

@@ -19,6 +19,7 @@ from ligo.learning.config import LearnConfig
 from ligo.learning.state import check_fits, find_operator, load_maps, reuse_operator, save_operator
 from ligo.operators.config import OperatorConfig, build
 from ligo.operators.maps import GrowthMaps
+from ligo.operators.noise_level import NO_NOISE
 from tests.conftest import tiny_config
 from tests.learning.test_learning import WANTED, learn, learning, plan_with, small_weights
 from tests.test_commands import BUDGET, SMALL, TARGET, run
@@ -57,7 +58,7 @@ def test_maps_are_the_same_on_another_checkpoint_of_the_same_shapes(
     other_small = {name: tensor + 0.1 for name, tensor in small_weights(plan).items()}
     maps = load_maps(mine, other, config)
     job = plan.job_of["model.layers.0.mlp.up_proj.weight"]
-    made = [TensorMaker(plan, maps, small.__getitem__, torch.float32, 0.0, 0).make(job)
+    made = [TensorMaker(plan, maps, small.__getitem__, torch.float32, NO_NOISE, 0).make(job)
             for small in (small_weights(plan), other_small)]  # fmt: skip
     assert not torch.equal(*made)  # the same maps, of other weights
 

@@ -12,6 +12,7 @@ from ligo.core.errors import ConfigError
 from ligo.growth.plan import plan_growth
 from ligo.learning.select import Selection, select_operator
 from ligo.operators.config import OperatorConfig, build, check
+from ligo.operators.noise_level import NoiseLevel
 from ligo.training.config import TrainConfig
 from ligo.training.objectives import make_objective
 from tests.conftest import tiny_config
@@ -32,7 +33,7 @@ def select(candidates: list[str], num_steps: int = 3) -> tuple[Selection, list[d
     log: list[dict[str, Any]] = []
     selection = select_operator(
         plans, small.__getitem__, windows, [windows(100)], TRAINING, log.append,
-        objective=make_objective(plans[candidates[0]].target), num_steps=num_steps, sequence_length=16, noise=1.0, seed=0,
+        objective=make_objective(plans[candidates[0]].target), num_steps=num_steps, sequence_length=16, noise=NoiseLevel(), seed=0,
     )  # fmt: skip
     return selection, log
 

@@ -23,6 +23,7 @@ from ligo.learning.forward import GrownFunction
 from ligo.learning.functional import LearnedMaps
 from ligo.learning.store import check_quantisable, is_quantised, open_store
 from ligo.operators.config import OperatorConfig
+from ligo.operators.noise_level import NO_NOISE
 from tests.conftest import tiny_config
 from tests.learning.test_learning import WHOLE, learn, loss_of, plan_with, small_weights, windows
 from tests.test_commands import BUDGET, SMALL, TARGET, run
@@ -193,7 +194,7 @@ def test_depth_that_is_not_learned_stays_as_it_starts_and_reads_one_layer() -> N
 
 
 def _start(plan: Any, small: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {job.spec.name: TensorMaker(plan, plan.maps, small.__getitem__, torch.float32, 0.0, 0).make(job)
+    return {job.spec.name: TensorMaker(plan, plan.maps, small.__getitem__, torch.float32, NO_NOISE, 0).make(job)
             for job in plan.jobs}  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from ligo.families.stock import expected_shapes, fresh_model
 from ligo.growth.execute import grow_tensors
 from ligo.growth.plan import GrowthPlan
 from ligo.growth.verify import comparable, load_stock, outputs
+from ligo.operators.noise_level import NoiseLevel
 from ligo.plan import known_config, make_plan
 from ligo.training.config import TrainConfig
 from ligo.training.objectives import Objective, make_objective
@@ -34,7 +35,7 @@ def grow(config: GrowConfig, folder: Path) -> tuple[GrowthPlan, Any]:
     checkpoint = opened.named_for(plan.small)
     checkpoint.expect(expected_shapes(plan.small))
     model = fresh_model(plan.target).eval()
-    tensors = grow_tensors(plan, plan.maps, checkpoint.read, dtype=torch.float32, noise=1.0, seed=0)
+    tensors = grow_tensors(plan, plan.maps, checkpoint.read, dtype=torch.float32, noise=NoiseLevel(), seed=0)
     load_from_disk_names(model, dict(tensors))
     return plan, model
 

@@ -85,7 +85,7 @@ def grow(model: Shipped, *changes: str) -> tuple[GrowthPlan, Any]:
     plan = make_plan(config, checkpoint.config)
     target = fresh_model(plan.target).float().eval()
     tensors = grow_tensors(
-        plan, plan.maps, checkpoint.read, dtype=torch.float32, noise=config.operator.noise, seed=0
+        plan, plan.maps, checkpoint.read, dtype=torch.float32, noise=config.operator.noise_level, seed=0
     )
     load_from_disk_names(target, dict(tensors))
     return plan, target
