@@ -91,7 +91,7 @@ def test_the_files_are_those_of_whole_tensors_saved_by_safetensors(
         expected = tmp_path / f"expected-{shard_bytes}"
         expected.mkdir()
         tensors = (
-            (job.spec.name, whole_tensor(plan, small.read, job.spec.name, compute, 1.0).to(stored))
+            (job.spec.name, whole_tensor(plan, small.read, job.spec.name, compute, NoiseLevel()).to(stored))
             for job in plan.jobs
         )
         old = write_weights(expected, tensors, shard_bytes=shard_bytes)
@@ -132,7 +132,9 @@ def test_stock_transformers_loads_it(small: Checkpoint, plan: GrowthPlan, tmp_pa
     model, info = AutoModelForCausalLM.from_pretrained(tmp_path / "grown", output_loading_info=True)
     assert not any(info.values()), info
     name = "model.layers.1.mlp.down_proj.weight"
-    assert torch.equal(model.state_dict()[name], whole_tensor(plan, small.read, name, torch.float32, 1.0))
+    assert torch.equal(
+        model.state_dict()[name], whole_tensor(plan, small.read, name, torch.float32, NoiseLevel())
+    )
 
 
 # --- cut and gone on with ---------------------------------------------------------------------------------

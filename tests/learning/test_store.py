@@ -23,7 +23,7 @@ from ligo.learning.forward import GrownFunction
 from ligo.learning.functional import LearnedMaps
 from ligo.learning.store import check_quantisable, is_quantised, open_store
 from ligo.operators.config import OperatorConfig
-from ligo.operators.noise_level import NO_NOISE
+from ligo.operators.noise_level import NO_NOISE, NoiseLevel
 from tests.conftest import tiny_config
 from tests.learning.test_learning import WHOLE, learn, loss_of, plan_with, small_weights, windows
 from tests.test_commands import BUDGET, SMALL, TARGET, run
@@ -138,7 +138,7 @@ def test_what_would_be_written_is_evaluated_layer_by_layer(monkeypatch: pytest.M
 
     monkeypatch.setattr(forward, "TensorMaker", Recorded)
     with torch.no_grad():
-        found = loss_run(GrownFunction(plan).as_written(plan.maps, small.__getitem__, 1.0))
+        found = loss_run(GrownFunction(plan).as_written(plan.maps, small.__getitem__, NoiseLevel()))
     assert found.isfinite()
     outside = 2 * 96 * 64  # embedding and head
     a_layer = (plan.target.num_parameters - outside) // 8
