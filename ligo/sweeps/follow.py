@@ -128,10 +128,21 @@ class Follower:
         if runs != before:
             write_json(path, {"name": self._study.name, "question": self._study.question, "runs": runs})
 
+    def _write_rates(self, outcomes: Sequence[Outcome]) -> None:
+        """rates.json: what was found of each arm; arms that this sweep leaves out keep what an earlier one found."""
+        path, now = self._folder / "rates.json", [_as_json(found) for found in outcomes]
+        done = {(row["arm"], row["size"]) for row in now}
+        before = read_json(path) if path.exists() else []
+        kept = [
+            row for row in before
+            if (row["arm"], row["size"]) not in done and all((self._folder / name).exists() for name in row["runs"])
+        ]  # fmt: skip
+        write_json(path, kept + now)
+
     def _finish(self, outcomes: Sequence[Outcome]) -> None:
         trials = _distinct(outcomes)
         say(table(self._states.values(), self._rows(trials)))
-        write_json(self._folder / "rates.json", [_as_json(found) for found in outcomes])
+        self._write_rates(outcomes)
         if any(found.losses for found in outcomes):
             say("\n" + results_table(outcomes, len(self._study.seeds)))
         left = [self._states[t.name] for t in trials if self._states[t.name].state != "finished"]

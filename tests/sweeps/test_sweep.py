@@ -62,6 +62,11 @@ def test_a_study_searches_each_arms_rate_then_runs_the_other_seeds(
     out = capsys.readouterr().out
     assert "15 runs: 15 finished" in out
     assert "2 of 2" in out
+    others = [f"~study.arms.{arm}" for arm in ("ligo", "scratch", "continue-small")]
+    main(["+study=tiny", STAND_IN, "study.learning_rates=[5e-4,1e-3]", *others])
+    assert "5 runs: 5 finished" in capsys.readouterr().out
+    again = {row["arm"]: row for row in json.loads(Path("runs/tiny/rates.json").read_text())}
+    assert again == results  # arms that are left out keep what was found of them
 
 
 def test_what_was_preempted_is_tried_again_and_what_failed_is_told(
