@@ -23,11 +23,12 @@ from ligo.core.files import write_json
 from ligo.core.log import progress, say
 from ligo.data.loader import Batches, validation_batches
 from ligo.families.base import family_of
-from ligo.growth.execute import grow_tensors
+from ligo.growth.execute import grow_tensors, sources
 from ligo.growth.plan import plan_growth
 from ligo.growth.verify import load_stock, verify_growth
+from ligo.learning.config import LearnConfig
 from ligo.learning.fit import learn_operator
-from ligo.learning.functional import folded_small, grown_parameters
+from ligo.learning.functional import grown_parameters
 from ligo.operators.config import OperatorConfig, build
 from ligo.operators.noise_level import NO_NOISE, NoiseLevel
 from ligo.training.config import TrainConfig, batch_shape
@@ -127,10 +128,11 @@ def written_is_learned() -> dict[str, Any]:
     tensors = {name: model.small.read(name).float() for name in model.small.shapes}
     batches = model.batches(windows=16)
     learned = learn_operator(
-        plan, tensors, batches.__getitem__, [batches[999]], config, lambda record: None, objective=model.objective, seed=0
+        plan, tensors.__getitem__, batches.__getitem__, [batches[999]], config, LearnConfig(), lambda record: None,
+        objective=model.objective, seed=0,
     )  # fmt: skip
     with torch.no_grad():
-        seen = grown_parameters(plan, learned.maps, folded_small(plan, learned.maps, tensors))
+        seen = grown_parameters(plan, learned.maps, sources(plan, learned.maps, tensors.__getitem__))
     written = grow_tensors(
         plan, learned.maps, tensors.__getitem__, dtype=torch.float32, noise=NO_NOISE, seed=0
     )
