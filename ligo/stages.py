@@ -227,11 +227,8 @@ class GrowthRun:
                 return
             from ligo.growth.write import GrowthWriter, growth_key
 
-            dtype, maps, noise = (
-                grown_dtype(self.config, self.plan),
-                self._maps(),
-                self.config.operator.noise_level,
-            )
+            dtype, maps = grown_dtype(self.config, self.plan), self._maps()
+            noise = self.config.operator.noise_level
             seed, shard_bytes = self.config.seed, self.config.write.shard_bytes
             writer = GrowthWriter(self.plan, maps, self.small.read, dtype, noise, seed)
             key = growth_key(
