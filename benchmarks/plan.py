@@ -170,6 +170,9 @@ def child(case: dict[str, Any]) -> None:
     evaluate()
     if distributed.rank() == 0:
         print(json.dumps({"peak_bytes": status("VmHWM") - before, "held_bytes": held}))
+    if distributed.is_started():
+        distributed.barrier()  # a rank that ends first takes the store along that the others still ask
+        distributed.stop()
 
 
 def use_kernels(plan: GrowthPlan, dtype: Any) -> None:
@@ -213,8 +216,13 @@ def measured(case: dict[str, Any]) -> dict[str, int]:
         for rank in range(ranks)
     ]  # fmt: skip
     ended = [process.communicate() for process in children]
-    if any(process.returncode for process in children):
-        raise RuntimeError(ended[0][1])
+    failed = [
+        f"rank {rank} ended with {process.returncode}:\n{errors}"
+        for rank, (process, (_, errors)) in enumerate(zip(children, ended, strict=True))
+        if process.returncode
+    ]
+    if failed:
+        raise RuntimeError("\n".join(failed))
     return json.loads(ended[0][0].splitlines()[-1])  # type: ignore[no-any-return]
 
 
