@@ -2,8 +2,9 @@
 
     python -m benchmarks.forward
 
-Times are process CPU seconds of one thread, the fastest of several, the runs that are compared taking turns. A step is
-forward, backward and AdamW: of the operator's parameters here, of all the target's weights there. Figures go to
+Times are process CPU seconds of one thread. Steps that are compared take turns, and a ratio is the median over the rounds
+of the ratio within a round: the speed of a machine that is shared drifts by more than they differ. A step is forward,
+backward and AdamW: of the operator's parameters here, of all the target's weights there. Figures go to
 benchmarks/results/forward.json.
 """
 
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from statistics import median
 from typing import Any
 
 import torch
@@ -187,18 +189,18 @@ def published(plan: GrowthPlan, tokens: int) -> Step:
 # --- measuring --------------------------------------------------------------------------------------
 
 
-def cpu_seconds(steps: Mapping[str, Step], repeats: int) -> dict[str, float]:
-    """The fastest of several runs of each, taking turns."""
-    best = dict.fromkeys(steps, float("inf"))
+def cpu_seconds(steps: Mapping[str, Step], rounds: int) -> dict[str, list[float]]:
+    """Of each, in every round; they take turns."""
+    found: dict[str, list[float]] = {name: [] for name in steps}
     for step in steps.values():
         step()
-    for _ in range(repeats):
+    for _ in range(rounds):
         for name, step in steps.items():
             gc.collect()
             started = time.process_time()
             step()
-            best[name] = min(best[name], time.process_time() - started)
-    return best
+            found[name].append(time.process_time() - started)
+    return found
 
 
 def saved_bytes(loss: Callable[[], Tensor]) -> int:
@@ -254,7 +256,7 @@ def bert_plan() -> tuple[GrowthPlan, OperatorConfig]:
     return plan_growth(BERT, BERT_BASE, build(config)), config
 
 
-def time_rows(repeats: int = 5) -> tuple[dict[str, Any], dict[str, Any]]:
+def time_rows(rounds: int = 9) -> tuple[dict[str, Any], dict[str, Any]]:
     """Operator step / plain step; both keep all activations, the rows all weights too, as the plain step does."""
     plan, config = llama_plan()
     ways = [*((way, "none") for way in (*WAYS, "auto")), ("hybrid", "weights"), ("materialise", "weights")]
@@ -264,11 +266,12 @@ def time_rows(repeats: int = 5) -> tuple[dict[str, Any], dict[str, Any]]:
         steps = {"plain": plain(plan, tokens)[0]}
         for way, recompute in ways:
             steps[f"{way}, made again: {recompute}"] = operator(plan, config, tokens, way, recompute)[0]
-        measured = cpu_seconds(steps, repeats)
+        measured = cpu_seconds(steps, rounds)
         found[f"{times} D' tokens"] = {
-            name: seconds / measured["plain"] for name, seconds in measured.items()
+            name: median(own / plain for own, plain in zip(seconds, measured["plain"], strict=True))
+            for name, seconds in measured.items()
         }
-        found[f"{times} D' tokens"]["plain_cpu_s"] = measured["plain"]
+        found[f"{times} D' tokens"]["plain_cpu_s"] = median(measured["plain"])
     hybrid = found["8 D' tokens"]["hybrid, made again: none"]
     whole = found["25 D' tokens"]["materialise, made again: none"]
     return {
