@@ -100,9 +100,11 @@ def differences(study: Json) -> Iterator[str]:
     """Figures of the arms that are not what the evaluations of their runs come to."""
     for arm in study["arms"]:
         runs = [run for run in study["runs"] if run["run"] in arm["runs"]]
-        found = stated(estimate([run[arm["trains"]]["final_loss_nats"] for run in runs]), "nats")
-        if not _equal(found, arm["final_loss"]):
-            yield f"{arm['arm']}: final loss {arm['final_loss']}, but its runs come to {found}"
+        for key, of_run, unit in (("final_loss", "final_loss_nats", "nats"), ("final_accuracy", "final_accuracy", "fraction")):
+            if stated_there := arm.get(key):
+                found = stated(estimate([run[arm["trains"]][of_run] for run in runs]), unit)
+                if not _equal(found, stated_there):
+                    yield f"{arm['arm']}: {key.replace('_', ' ')} {stated_there}, but its runs come to {found}"
         if arm["trains"] != "grown":
             continue
         again = _again(study, runs, "scratch")
@@ -146,6 +148,8 @@ def _points(trained: Json) -> list[Point]:
 def _rows(study: Json) -> Iterator[list[str]]:
     for arm in study["arms"]:
         loss = _written(arm["final_loss"], "nats", "{:.4f}".format)
+        if right := arm.get("final_accuracy"):
+            loss += f"; {_written(right, 'fraction', units.percent)} right"
         saved = [""] * 4
         if arm["trains"] == "grown":
             found = {

@@ -115,14 +115,15 @@ class SegmentedRun(GrowthRun):
         known = grown.run.stage_results().get("evaluate")
         if known is not None:
             return Progress(**known["after"])
-        after = replace(start, loss=evaluate(engine, self._validation))
+        found = evaluate(engine, self._validation)
+        after = replace(start, **found)
         with distributed.others_wait() as main:
             if main:
                 self._tracker.rewind(_ARM, start.step)  # a line may have been cut
                 if all(record.get("growth") != number for record in read_records(self.run.metrics)):
                     self._tracker.log({"arm": _ARM, "step": after.step, "tokens": after.tokens, "flops": after.flops,
-                                       "wall_s": round(after.wall_s, 3), "eval/loss": after.loss,
-                                       "growth": number})  # fmt: skip
+                                       "wall_s": round(after.wall_s, 3), "growth": number,
+                                       **{f"eval/{name}": value for name, value in found.items()}})  # fmt: skip
                 grown.run.finish_stage("evaluate", {"loss_before": start.loss, "after": asdict(after)})
         return after
 

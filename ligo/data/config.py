@@ -11,6 +11,7 @@ from ligo.core.errors import ConfigError, nearest
 
 ATTEND = ("across", "within")
 WHEN_EXHAUSTED = ("repeat", "stop")
+AUGMENTATIONS = ("flip", "crop")
 
 
 @dataclass(kw_only=True)
@@ -61,6 +62,9 @@ class DataConfig:
     and none is guessed from another (causal models)."""
     when_exhausted: str = "repeat"
     """repeat: go through a source again, in a new order, when it ends; stop: refuse a budget that needs that."""
+    augment: list[str] = field(default_factory=list)
+    """What images that are trained on go through, anew each time: flip (left to right, half of them) and crop (moved by
+    up to an eighth of the side, black follows). Empty: nothing."""
     validation_tokens: int = 32768
     """Largest size of the fixed evaluation set, in tokens."""
     num_workers: int | None = None
@@ -99,6 +103,8 @@ def check(config: DataConfig) -> None:
     """
     for key, choices in (("attend", ATTEND), ("when_exhausted", WHEN_EXHAUSTED)):
         check_choice(f"data.{key}", getattr(config, key), choices)
+    for name in config.augment:
+        check_choice("data.augment", name, AUGMENTATIONS)
     if config.num_workers is not None:
         check_between("data.num_workers", config.num_workers, 1, 4096)
     if config.sources:

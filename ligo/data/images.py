@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,6 +49,8 @@ class Images:
     """Of pixels and classes, in their order."""
     name: str
     shape: ImageShape
+    augment: Sequence[str] = ()
+    """As data.augment."""
 
     def check_length(self, sequence_length: int) -> None:
         """Check that a sequence is an image.
@@ -69,6 +72,35 @@ class Images:
         """Images by number: int64 [len(numbers), pixels + 1]."""
         pixels, classes = getattr(self, split)
         return np.column_stack([pixels[numbers], classes[numbers]])
+
+    def augmented(self, rows: np.ndarray, draws: np.ndarray) -> np.ndarray:
+        """Images as they are trained on: mirrored by chance, and moved (He et al. 2016, arXiv 1512.03385, section 4.2).
+
+        Args:
+            rows: int64 [n, pixels + 1].
+            draws: uint64 [n]: the chance of each.
+
+        Returns:
+            int64 [n, pixels + 1].
+        """
+        if not self.augment:
+            return rows
+        size, channels = self.shape.size, self.shape.num_channels
+        shift = size // 8 if "crop" in self.augment else 0
+        top, left, mirrored = (
+            ((draws >> np.uint64(bits)) % np.uint64(count)).astype(np.int64)
+            for bits, count in ((0, 2 * shift + 1), (20, 2 * shift + 1), (40, 2 if "flip" in self.augment else 1))
+        )
+        images = rows[:, :-1].reshape(-1, channels, size, size)
+        padded = np.pad(images, ((0, 0), (0, 0), (shift, shift), (shift, shift)))
+        along = np.arange(size)
+        down = top[:, None] + along
+        across = left[:, None] + np.where(mirrored[:, None], along[::-1], along)
+        image, channel = np.ogrid[: len(images), :channels]
+        moved = padded[
+            image[:, :, None, None], channel[:, :, None, None], down[:, None, :, None], across[:, None, None, :]
+        ]
+        return np.column_stack([moved.reshape(len(rows), -1), rows[:, -1]])
 
 
 def prepare_images(config: DataConfig, shape: ImageShape) -> Images:
@@ -96,7 +128,7 @@ def prepare_images(config: DataConfig, shape: ImageShape) -> Images:
     digest = hashlib.sha256()
     for part in (*train, *validation):
         digest.update(np.ascontiguousarray(part).tobytes())
-    images = Images(train, validation, digest.hexdigest()[:24], config.name, shape)
+    images = Images(train, validation, digest.hexdigest()[:24], config.name, shape, tuple(config.augment))
     images.check_length(config.sequence_length)
     return images
 

@@ -14,7 +14,8 @@ their weights. Every epoch of a source visits each of its windows once, in an or
 (seed, source, epoch). So the position in the data is the step, and nothing else has to be saved to resume; a run on
 other ranks sees the same batches.
 
-Labelled images (`images.Images`, int64 [batch_size, pixels + 1]) go the same way: an image is a window.
+Labelled images (`images.Images`, int64 [batch_size, pixels + 1]) go the same way: an image is a window. How one is mirrored
+or moved (data.augment) follows from (seed, source, how many windows of it came before).
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from ligo.data.config import DataConfig
 from ligo.data.corpus import Corpus
 from ligo.data.images import Images
 from ligo.data.mixture import Mixture
-from ligo.data.order import Schedule, shuffled
+from ligo.data.order import Schedule, draws, shuffled
 
 Data = Corpus | Images | Mixture
 """What batches are drawn from."""
@@ -68,6 +69,8 @@ class Batches:
             epochs, place = np.divmod(index[rows], count)
             numbers = shuffled(place, count, seed=self._seed, source=number, epochs=epochs)
             windows = source.windows("train", numbers, self._length)
+            if isinstance(source, Images):
+                windows = source.augmented(windows, draws(index[rows], seed=self._seed, source=number))
             if batch is None:
                 batch = np.empty((self._batch_size, windows.shape[1]), dtype=np.int64)
             batch[rows] = windows

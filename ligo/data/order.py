@@ -62,7 +62,7 @@ def shuffled(numbers: np.ndarray, count: int, *, seed: int, source: int, epochs:
     Returns:
         int64 [n].
     """
-    key = _mix(_mix(_mix(np.uint64(seed % 2**64)) + np.uint64(source)) + epochs.astype(np.uint64))
+    key = _mix(_of_source(seed, source) + epochs.astype(np.uint64))
     bits = max(2, (count - 1).bit_length())
     low = np.uint64(bits // 2)
     low_mask, high_mask = np.uint64(2 ** (bits // 2) - 1), np.uint64(2 ** (bits - bits // 2) - 1)
@@ -79,6 +79,15 @@ def shuffled(numbers: np.ndarray, count: int, *, seed: int, source: int, epochs:
         places[outside] = high << low | rest
         outside = places >= count
     return places.astype(np.int64)
+
+
+def draws(numbers: np.ndarray, *, seed: int, source: int) -> np.ndarray:
+    """64 random bits for each window of a source by how often the source came before, uint64 [n]."""
+    return _mix(_mix(~_of_source(seed, source)) + numbers.astype(np.uint64))
+
+
+def _of_source(seed: int, source: int) -> np.ndarray:
+    return _mix(_mix(np.uint64(seed % 2**64)) + np.uint64(source))
 
 
 def _mix(numbers: np.ndarray | np.uint64) -> np.ndarray:

@@ -15,7 +15,7 @@ from ligo.core.files import read_json
 from ligo.reports.collect import Arm, RunRecord
 from ligo.reports.run_table import arms_of
 from ligo.reports.savings import answer, savings
-from ligo.reports.study import STAGES, Member, Study
+from ligo.reports.study import STAGES, ArmOfStudy, Member, Study
 from ligo.reports.study_table import study_answer, study_not_measured
 from ligo.reports.words import finite
 
@@ -28,7 +28,8 @@ def study_results(study: Study) -> dict[str, Any]:
     arms = [
         {
             "arm": arm.name, "trains": arm.trains, "seeds": list(arm.seeds), "runs": list(arm.runs),
-            "final_loss": stated(arm.final_loss, "nats"), "reached_final_loss_of_scratch_seeds": arm.reached,
+            "final_loss": stated(arm.final_loss, "nats"), "final_accuracy": _accuracy(arm),
+            "reached_final_loss_of_scratch_seeds": arm.reached,
             "met_at_start_seeds": arm.met_at_start,
             "savings": [
                 _saving(share, convention, measure, found)
@@ -97,6 +98,10 @@ def _savings_of_run(run: RunRecord) -> Iterator[dict[str, Any]]:
             yield _saving(1.0, saving.convention, "flops", _one(saving.saving))
 
 
+def _accuracy(arm: ArmOfStudy) -> dict[str, Any] | None:
+    return None if arm.final_accuracy is None else stated(arm.final_accuracy, "fraction")
+
+
 def _one(value: Any) -> Estimate | None:
     number = finite(value)
     return None if number is None else estimate([number])
@@ -145,7 +150,7 @@ def _run(run: RunRecord) -> dict[str, Any]:
 def _trained(result: Mapping[str, Any], arm: Arm | None) -> dict[str, Any]:
     curve = None if arm is None else arm.validation
     return {
-        "final_loss_nats": result["final_loss"], "tokens": result.get("tokens"), "flops": result.get("flops"),
+        "final_loss_nats": result["final_loss"], "final_accuracy": result.get("accuracy"), "tokens": result.get("tokens"), "flops": result.get("flops"),
         "wall_seconds": result.get("wall_s"), "peak_rate": result.get("peak_lr"),
         "evaluations": {
             name: [] if curve is None else getattr(curve, name).tolist() for name in ("tokens", "flops", "wall_s", "loss")

@@ -86,6 +86,8 @@ class ArmOfStudy:
     seeds: tuple[int, ...]
     runs: tuple[str, ...]
     final_loss: Estimate
+    final_accuracy: Estimate | None
+    """Share of the validation images; None: text, or runs that did not keep it."""
     savings: Mapping[tuple[float, str, str], Estimate | None]
     """By share of the scratch run's FLOPs, convention and measure; None: not known, or not reached, for every seed."""
     reached: int | None
@@ -223,6 +225,7 @@ def _arms(members: Sequence[Member], notes: list[str]) -> Iterator[ArmOfStudy]:
                 groups.setdefault((member.group, arm), []).append(member)
     for (name, arm), runs in groups.items():
         losses = [float(run.results[STAGES[arm]]["loss"]) for run in runs]
+        right = [run.results[STAGES[arm]].get("accuracy") for run in runs]
         savings = [_savings(run, members) for run in runs] if arm == "grown" else []
         known = [rows for rows in savings if rows]
         if savings and len(known) < len(savings):
@@ -237,6 +240,7 @@ def _arms(members: Sequence[Member], notes: list[str]) -> Iterator[ArmOfStudy]:
             tuple(run.seed for run in runs),
             tuple(run.record.name for run in runs),
             estimate(losses),
+            estimate([found for found in right if found is not None]) if None not in right else None,
             over_seeds(complete),
             sum(rows[-1].reached for rows in complete) if complete else None,
             sum(rows[-1].met_at_start for rows in complete),

@@ -105,13 +105,19 @@ def study_rows(study: Study) -> list[list[str]]:
             arm.name,
             *(_saving(arm, convention) for convention in reversed(_CONVENTIONS)),
             "" if arm.trains != "grown" else _reached(arm),
-            _stated(arm.final_loss, "{:.4f}".format),
+            _final(arm),
             ARM_LABELS.get(arm.trains, arm.trains),
             str(len(arm.seeds)),
         ]
         for arm in ordered
     ]
     return [*rows, *([name, *[NOT_MEASURED] * 4, "", "0"] for name in study.unfinished)]
+
+
+def _final(arm: ArmOfStudy) -> str:
+    """The loss, and of images the share whose class is given."""
+    loss = _stated(arm.final_loss, "{:.4f}".format)
+    return loss if arm.final_accuracy is None else f"{loss}; {_stated(arm.final_accuracy, units.percent)} right"
 
 
 def study_target_rows(study: Study) -> list[list[str]]:

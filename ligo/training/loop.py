@@ -69,6 +69,8 @@ class Progress:
     wall_s: float = 0.0
     loss: float = math.nan
     """Last validation loss, in nats per token or image."""
+    accuracy: float | None = None
+    """Share of the validation images whose class the model gives; text has none."""
 
 
 def train(
@@ -129,6 +131,11 @@ def train(
         tracker.log({"arm": arm, "step": state.step, "tokens": state.tokens, "flops": state.flops,
                      "wall_s": round(state.wall_s, 3), **values})  # fmt: skip
 
+    def judged() -> dict[str, float]:
+        found = evaluate(engine, validation)
+        vars(state).update(found)
+        return {f"eval/{name}": value for name, value in found.items()}
+
     def go_back() -> bool:
         """After a spike, to the newest checkpoint, with the batches since then left out."""
         if health.rewinds == MOST_REWINDS:
@@ -144,6 +151,7 @@ def train(
         rewinds, spiked_at = health.rewinds + 1, state.step
         vars(health).update(vars(Health(**earlier["health"])), rewinds=rewinds)
         state.step, state.loss = earlier["step"], earlier["progress"]["loss"]
+        state.accuracy = earlier["progress"].get("accuracy")
         health.leave_out(health.batch_of(state.step), end)
         discard_after(checkpoints, state.step)
         tracker.rewind(arm, state.step)
@@ -158,8 +166,7 @@ def train(
     ):
         bar.advance(state.step)
         if state.step == 0:
-            state.loss = evaluate(engine, validation)
-            record(**{"eval/loss": state.loss})
+            record(**judged())
         while state.step < total:
             started = time.monotonic()
             lr = learning_rate(config, state.step)
@@ -190,7 +197,7 @@ def train(
                 if config.on_spike == "rewind" and go_back():
                     continue
             if state.step % config.evaluate_every == 0 or state.step == total:
-                values["eval/loss"] = state.loss = evaluate(engine, validation)
+                values |= judged()
                 values |= source_losses(engine, batches, health.batch_of(state.step - 1), len(validation[0]))
             record(**values, **measured(config.batch_tokens, step_flops, seconds))
             bar.advance(note=f"loss {state.loss:.3f}")
@@ -239,20 +246,22 @@ def _agree_on_config(config_hash: str) -> None:
         )
 
 
-def evaluate(engine: Engine, validation: list[np.ndarray]) -> float:
-    """Mean validation loss in nats. Ranks share the batches; the sum is over all of them."""
+def evaluate(engine: Engine, validation: list[np.ndarray]) -> dict[str, float]:
+    """What the objective finds, as means: the `loss` in nats, the `accuracy` of images. Ranks share the batches."""
     objective = engine.objective
     world, rank = distributed.world_size(), distributed.rank()
     engine.module.eval()
-    total = 0.0
+    totals: dict[str, float] = {}
     with torch.no_grad():
         for first in range(0, len(validation), world):
             # all ranks run the same number of forward passes (ZeRO-3 needs that); surplus ones count zero
             mine = min(first + rank, len(validation) - 1)
-            loss = objective.loss(engine.module, torch.from_numpy(validation[mine]).to(engine.device))
-            total += float(loss) * objective.weight(validation[mine]) * (first + rank < len(validation))
+            found = objective.judge(engine.module, torch.from_numpy(validation[mine]).to(engine.device))
+            weight = objective.weight(validation[mine]) * (first + rank < len(validation))
+            totals = {name: totals.get(name, 0.0) + value * weight for name, value in found.items()}
     engine.module.train()
-    return distributed.mean_over_ranks(total) * world / sum(map(objective.weight, validation))
+    weight = sum(map(objective.weight, validation))
+    return {name: distributed.mean_over_ranks(value) * world / weight for name, value in totals.items()}
 
 
 def source_losses(engine: Engine, batches: Windows, batch: int, rows_at_once: int) -> dict[str, float]:
@@ -265,7 +274,7 @@ def source_losses(engine: Engine, batches: Windows, batch: int, rows_at_once: in
         rows = windows[sources == number]
         if len(rows):
             parts = [rows[first : first + rows_at_once] for first in range(0, len(rows), rows_at_once)]
-            found[f"train/loss/{name}"] = evaluate(engine, parts)
+            found[f"train/loss/{name}"] = evaluate(engine, parts)["loss"]
     return found
 
 

@@ -71,6 +71,10 @@ class Objective(ABC):
     def loss(self, run: Run, batch: Tensor) -> Tensor:
         """The mean loss of `run` on a batch: a scalar, in nats."""
 
+    def judge(self, run: Run, batch: Tensor) -> dict[str, float]:
+        """What an evaluation finds on a batch: the `loss`, and where there is one right answer, the `accuracy`, its share."""
+        return {"loss": float(self.loss(run, batch))}
+
     @abstractmethod
     def num_tokens(self, batch: np.ndarray | Tensor) -> int:
         """Tokens that a model works on in a batch; budgets and FLOPs are counted in them."""
@@ -92,6 +96,10 @@ class TextObjective(Objective):
         return self._load_tokenizer()
 
     def prepare(self, data: DataConfig) -> Corpus | Mixture:
+        if data.augment:
+            raise ConfigError(
+                f"data.augment={data.augment} is for images, and {self.family.name} models read text.\n  Try: data.augment=[]"
+            )
         return prepare_text(data, self.tokenizer, vocab_size=self.family.dims.vocab_size)
 
     def inputs(self, batch: Tensor) -> Tensor:
@@ -226,7 +234,16 @@ class ImageClasses(Objective):
         return batch[:, :-1].reshape(-1, channels, size, size) / 127.5 - 1
 
     def loss(self, run: Run, batch: Tensor) -> Tensor:
-        return F.cross_entropy(run(pixel_values=self.inputs(batch)).logits.float(), batch[:, -1])
+        return F.cross_entropy(self._logits(run, batch), batch[:, -1])
+
+    def judge(self, run: Run, batch: Tensor) -> dict[str, float]:
+        logits, classes = self._logits(run, batch), batch[:, -1]
+        right = logits.argmax(dim=-1) == classes
+        return {"loss": float(F.cross_entropy(logits, classes)), "accuracy": float(right.float().mean())}
+
+    def _logits(self, run: Run, batch: Tensor) -> Tensor:
+        logits: Tensor = run(pixel_values=self.inputs(batch)).logits.float()
+        return logits
 
     def num_tokens(self, batch: np.ndarray | Tensor) -> int:
         return len(batch) * self.shape.num_tokens

@@ -221,3 +221,53 @@ def test_real_pictures(tmp_path: Path) -> None:
     )
     assert (every[:, :-1] == pixels).all(axis=1).sum() == 1
     assert np.bincount(every[:, -1]).sum() == 200
+
+
+def numbered(augment: tuple[str, ...], count: int = 400, size: int = 8) -> Images:
+    """Images of two channels, of pixels that differ from each other and from black."""
+    pixels = np.tile(np.arange(1, 2 * size**2 + 1, dtype=np.uint8), (count, 1))
+    split = (pixels, np.arange(count) % 10)
+    shape = ImageShape(num_channels=2, size=size, num_classes=10, num_tokens=5)
+    return Images(split, split, "numbers", "numbers", shape, augment)
+
+
+def test_images_are_mirrored_by_chance_or_not_at_all() -> None:
+    plain, flipped = (Batches(numbered(augment), 5, 400, seed=0)[0] for augment in ((), ("flip",)))
+    assert np.array_equal(plain[:, -1], flipped[:, -1])
+    before, after = (batch[:, :-1].reshape(400, 2, 8, 8) for batch in (plain, flipped))
+    kept = (after == before).all(axis=(1, 2, 3))
+    assert ((after == before[..., ::-1]).all(axis=(1, 2, 3)) == ~kept).all()
+    assert 160 < kept.sum() < 240  # a fair coin leaves this range once in 15,000 tries
+
+
+def test_images_are_moved_by_up_to_an_eighth_of_their_side() -> None:
+    plain, moved = (Batches(numbered(augment), 5, 400, seed=0)[0] for augment in ((), ("crop",)))
+    before, after = (batch[:, :-1].reshape(400, 2, 8, 8) for batch in (plain, moved))
+    ways = {}
+    for down in (-1, 0, 1):
+        for across in (-1, 0, 1):
+            expected = np.zeros_like(before)
+            rows, columns = (slice(max(0, by), 8 + min(0, by)) for by in (down, across))
+            from_rows, from_columns = (slice(max(0, -by), 8 + min(0, -by)) for by in (down, across))
+            expected[:, :, rows, columns] = before[:, :, from_rows, from_columns]
+            ways[down, across] = (after == expected).all(axis=(1, 2, 3))
+    assert (sum(ways.values()) == 1).all()
+    assert all(20 < way.sum() < 75 for way in ways.values())
+
+
+def test_augmented_batches_are_a_pure_function_of_seed_and_step() -> None:
+    images = numbered(("flip", "crop"), count=12)
+    batches = Batches(images, 5, 4, seed=0)
+    assert np.array_equal(Batches(images, 5, 4, seed=0)[7], batches[7])
+    epochs = [np.concatenate([batches[3 * epoch + step] for step in range(3)]) for epoch in range(2)]
+    first, second = (epoch[np.argsort(epoch[:, -1], kind="stable")] for epoch in epochs)
+    assert not np.array_equal(first, second)  # the same images, moved otherwise
+    whole = np.concatenate(validation_batches(images, 5, batch_size=4, max_tokens=60))
+    assert np.array_equal(whole, images.windows("validation", np.arange(12), 5))
+
+
+def test_a_real_picture_is_read_and_augmented_by_the_options(tmp_path: Path) -> None:
+    images = read(write(tmp_path / "a.npz"), augment=["flip"])
+    rows = np.concatenate([Batches(images, 5, 5, seed=0)[step] for step in range(3)])
+    first, last = rows[:, 0], rows[:, 3]  # the pixel that is not black, where mirrored at the other end of its line
+    assert ((first == 0) | (last == 0)).all() and (first > 0).any() and (last > 0).any()

@@ -208,6 +208,7 @@ def test_weights_that_are_no_mixture_are_refused(weights: tuple[Any, ...], words
     [
         ({"attend": "withn"}, "data.attend=withn is not one of across, within.\n  Try: data.attend=within"),
         ({"when_exhausted": "halt"}, "is not one of repeat, stop"),
+        ({"augment": ["flop"]}, "data.augment=flop is not one of flip, crop.\n  Try: data.augment=flip"),
         ({"num_workers": 0}, "data.num_workers=0 must be at least 1"),
         ({"path": "x", "sources": {"a": SourceConfig(path="y", weight=1)}}, "and data.path=x or"),
     ],

@@ -16,7 +16,7 @@ SMALL = {"flops": 1e9, "tokens": 400}
 
 def add_run(
     study: Path, arm: str, seed: int, losses: Sequence[float], *, trains: str = "grown", rate: float | None = None,
-    text: str | None = "abc", name: str | None = None,
+    text: str | None = "abc", name: str | None = None, accuracy: float | None = None,
 ) -> Path:  # fmt: skip
     """Write a finished run, and enter it in study.json."""
     folder = study / (name or f"{arm}-{seed}")
@@ -29,6 +29,7 @@ def add_run(
     last = lines[-1]
     result = {
         "loss": losses[-1],
+        "accuracy": accuracy,
         "small_training": SMALL,
         **{k: last[k] for k in ("tokens", "flops", "wall_s")},
     }

@@ -50,6 +50,20 @@ def test_a_row_of_the_table(tmp_path: Path) -> None:
     assert cells["stack"][3].startswith("-25.0 %")
 
 
+def test_the_accuracy_of_images_stands_beside_the_loss_and_is_counted_again(tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    for seed in range(3):
+        add_run(folder, "scratch", seed, SCRATCH, trains="scratch", accuracy=0.5)
+        add_run(folder, "ligo", seed, (4.0, 3.2, 3.0), accuracy=0.5 + 0.1 * seed)
+    _, results, table, *_ = write_study_report(folder, tmp_path / "out" / "report.html")
+    assert "3.0000, 3.0000]; 60.0 % ± 10.0 % [50.0 %, 70.0 %] right |" in table.read_text()
+    study = json.loads(results.read_text())
+    assert "; 60.0 % [50.0 %, 70.0 %] right |" in tables([study])
+    assert list(differences(study)) == []
+    study["runs"][-1]["grown"]["final_accuracy"] = 0.9
+    assert any(what.startswith("ligo: final accuracy ") for what in differences(study))
+
+
 def test_in_brief_grown_arms_without_an_interval_are_left_out(tmp_path: Path) -> None:
     folder = tmp_path / "sizes"
     for seed in range(3):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ligo.core.errors import CheckpointError
+from ligo.core.errors import CheckpointError, ConfigError
 from ligo.data.config import DataConfig
 from ligo.data.loader import validation_batches
 from ligo.data.mask import mask_tokens
@@ -123,6 +123,24 @@ def test_image_classes_sees_scaled_pixels_in_their_places() -> None:
     assert -1 <= images.min() < -0.9 < 0.9 < images.max() <= 1
     own = F.cross_entropy(model(pixel_values=images).logits, batch[:, -1])
     assert objective.loss(model, batch).item() == pytest.approx(own.item(), abs=ROUNDING)
+
+
+def test_image_classes_are_judged_by_loss_and_accuracy() -> None:
+    objective, model = made("vit")
+    batch = batch_for(objective)
+    given = model(pixel_values=objective.inputs(batch)).logits.argmax(dim=-1)
+    batch[:, -1] = given
+    batch[:2, -1] = (given[:2] + 1) % 5
+    assert objective.judge(model, batch) == {
+        "loss": pytest.approx(objective.loss(model, batch).item(), abs=ROUNDING),
+        "accuracy": pytest.approx(4 / 6),
+    }
+
+
+def test_text_is_not_augmented() -> None:
+    objective, _ = made("bert")
+    with pytest.raises(ConfigError, match=r"data.augment=\['flip'\] is for images, and bert(.|\n)*Try: data.augment=\[\]"):
+        objective.prepare(DataConfig(path="text.txt", augment=["flip"]))
 
 
 @pytest.mark.parametrize("name", SHAPES)
