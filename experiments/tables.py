@@ -100,7 +100,10 @@ def differences(study: Json) -> Iterator[str]:
     """Figures of the arms that are not what the evaluations of their runs come to."""
     for arm in study["arms"]:
         runs = [run for run in study["runs"] if run["run"] in arm["runs"]]
-        for key, of_run, unit in (("final_loss", "final_loss_nats", "nats"), ("final_accuracy", "final_accuracy", "fraction")):
+        for key, of_run, unit in (
+            ("final_loss", "final_loss_nats", "nats"),
+            ("final_accuracy", "final_accuracy", "fraction"),
+        ):
             if stated_there := arm.get(key):
                 found = stated(estimate([run[arm["trains"]][of_run] for run in runs]), unit)
                 if not _equal(found, stated_there):

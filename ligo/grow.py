@@ -198,8 +198,9 @@ def grow_checkpoint(
     folder: Path, config: GrowConfig, run: Run, digest: str, tracker: Tracker, inner: Sequence[Growth] = ()
 ) -> None:
     """Run the stages on a small checkpoint that is there."""
+    from ligo.checkpoint.assets import copy_tokenizer
     from ligo.core import distributed
-    from ligo.core.files import write_json
+    from ligo.core.files import folder_aside, write_json
     from ligo.families.stock import check_coverage
     from ligo.segments import SegmentedRun
     from ligo.stages import GrowthRun
@@ -214,6 +215,9 @@ def grow_checkpoint(
     if distributed.is_main():
         run.check_same_inputs({"small": checkpoint.fingerprint(), "text": corpus.fingerprint})
         write_json(run.plan, plan_json(config, plan))
+        if plan.small.dims.vocab_size and not run.tokenizer.exists():
+            with folder_aside(run.tokenizer) as aside:  # checkpoints that are exported take it along
+                copy_tokenizer(folder, aside)
     parts = (config, run, digest, checkpoint, plan, corpus, tracker)
     (SegmentedRun(inner, *parts) if inner else GrowthRun(*parts)).execute()
 

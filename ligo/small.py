@@ -68,7 +68,7 @@ def train_small(config: GrowConfig, run: Run, digest: str, tracker: Tracker) -> 
     family, length = family_of(model_config), config.data.sequence_length
     shape = batch_shape(training, length, distributed.world_size())
     reads_text = family.objective != "image_classes"
-    tokenizer = _tokenizer(config, run.folder / "tokenizer", family) if reads_text else None
+    tokenizer = _tokenizer(config, run.tokenizer, family) if reads_text else None
     objective = make_objective(family, lambda: tokenizer, attend=config.data.attend)
     with distributed.others_wait() as alone:
         if alone:

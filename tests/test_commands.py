@@ -15,6 +15,7 @@ import torch
 from ligo import grow, plan
 from ligo.checkpoint.hashes import SUMS_FILE
 from ligo.command import main
+from ligo.export import export
 from ligo.tracking.jsonl import MEASURED
 from tests.conftest import REPO, SHARED_DATA
 
@@ -339,6 +340,24 @@ def test_an_exact_run_is_verified_exact_and_the_same_seed_gives_the_same_numbers
     assert first == second
     small_loss = read(finished / "small" / "ligo.json")["training"]["loss"]
     assert first[0]["eval/loss"] == pytest.approx(small_loss, abs=1e-4)  # growth did not change the function
+
+
+def test_checkpoints_are_exported_with_the_tokenizer(finished: Path, text_file: Path, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    code = run(
+        grow, "small=checkpoint", f"small.path={finished / 'small'}", *TARGET, *BUDGET, "operator=exact",
+        "data=custom", f"data.path={text_file}", "stages=[write,scratch]", f"run.dir={tmp_path / 'run'}",
+        "scratch.export=last",
+    )  # fmt: skip
+    assert code == 0
+    (checkpoint,) = (tmp_path / "run" / "checkpoints" / "scratch").glob("step-*")
+    export(checkpoint, tmp_path / "later")
+    text = "In the beginning"
+    expected = AutoTokenizer.from_pretrained(finished / "small")(text).input_ids
+    for folder in (checkpoint / "model", tmp_path / "later"):
+        assert AutoTokenizer.from_pretrained(folder)(text).input_ids == expected
+        assert str(finished) not in (folder / "tokenizer_config.json").read_text()
 
 
 def test_two_processes_with_deepspeed_give_the_losses_of_one(

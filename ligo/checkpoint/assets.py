@@ -100,7 +100,7 @@ def write_stock_files(folder: Path, *, config: Mapping[str, Any], source_folder:
     settings = {key: value for key, value in config.items() if key != "torch_dtype"} | {"dtype": str(dtype)}
     write_json(folder / "config.json", without_paths(settings))
     write_json(folder / "generation_config.json", _generation_config(config, source_folder))
-    _copy_tokenizer(source_folder, folder)
+    copy_tokenizer(source_folder, folder)
 
 
 def model_card(card: ModelCard, *, config: Mapping[str, Any], license_fields: Mapping[str, str]) -> str:
@@ -176,7 +176,13 @@ def _generation_config(config: Mapping[str, Any], source_folder: Path) -> dict[s
     return {"_from_model_config": True, **tokens}
 
 
-def _copy_tokenizer(source_folder: Path, folder: Path) -> None:
+def copy_tokenizer(source_folder: Path, folder: Path) -> None:
+    """Copy the files of a tokenizer that are there, without the paths in them.
+
+    Raises:
+        CheckpointError: a file in `source_folder` leads out of it.
+        ResourceError: the disk is full or cannot be written.
+    """
     for name in TOKENIZER_FILES:
         if (source_folder / name).is_file():
             try:

@@ -78,6 +78,11 @@ class Run:
         return self.folder / "plan.json"
 
     @property
+    def tokenizer(self) -> Path:
+        """What the text is read with; absent where there is none."""
+        return self.folder / "tokenizer"
+
+    @property
     def operator(self) -> Path:
         return self.folder / "operator.safetensors"
 

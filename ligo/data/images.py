@@ -89,7 +89,11 @@ class Images:
         shift = size // 8 if "crop" in self.augment else 0
         top, left, mirrored = (
             ((draws >> np.uint64(bits)) % np.uint64(count)).astype(np.int64)
-            for bits, count in ((0, 2 * shift + 1), (20, 2 * shift + 1), (40, 2 if "flip" in self.augment else 1))
+            for bits, count in (
+                (0, 2 * shift + 1),
+                (20, 2 * shift + 1),
+                (40, 2 if "flip" in self.augment else 1),
+            )
         )
         images = rows[:, :-1].reshape(-1, channels, size, size)
         padded = np.pad(images, ((0, 0), (0, 0), (shift, shift), (shift, shift)))
@@ -98,7 +102,10 @@ class Images:
         across = left[:, None] + np.where(mirrored[:, None], along[::-1], along)
         image, channel = np.ogrid[: len(images), :channels]
         moved = padded[
-            image[:, :, None, None], channel[:, :, None, None], down[:, None, :, None], across[:, None, None, :]
+            image[:, :, None, None],
+            channel[:, :, None, None],
+            down[:, None, :, None],
+            across[:, None, None, :],
         ]
         return np.column_stack([moved.reshape(len(rows), -1), rows[:, -1]])
 

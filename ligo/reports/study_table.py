@@ -117,7 +117,9 @@ def study_rows(study: Study) -> list[list[str]]:
 def _final(arm: ArmOfStudy) -> str:
     """The loss, and of images the share whose class is given."""
     loss = _stated(arm.final_loss, "{:.4f}".format)
-    return loss if arm.final_accuracy is None else f"{loss}; {_stated(arm.final_accuracy, units.percent)} right"
+    return (
+        loss if arm.final_accuracy is None else f"{loss}; {_stated(arm.final_accuracy, units.percent)} right"
+    )
 
 
 def study_target_rows(study: Study) -> list[list[str]]:

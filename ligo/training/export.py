@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ligo.checkpoint.assets import write_stock_files
 from ligo.checkpoint.hashes import write_hashes
 from ligo.checkpoint.optimizer import MOMENTS, OPTIMIZER_FILE, write_optimizer_file
 from ligo.checkpoint.reader import read_json_object
 from ligo.checkpoint.writer import write_weights
-from ligo.core.files import write_json
-from ligo.core.redact import without_paths
 from ligo.families.base import Family, family_of
 from ligo.families.stock import as_on_disk, skeleton
 from ligo.training.state import WEIGHT, SavedState
@@ -26,7 +25,7 @@ EXPORTED = "model"
 
 
 def export_checkpoint(checkpoint: Path, folder: Path, *, moments: bool = False) -> None:
-    """Write the model of a checkpoint, in float32, so that plain `from_pretrained` loads it.
+    """Write the model of a checkpoint, in float32, and the tokenizer of its run, so that plain `from_pretrained` loads it.
 
     Args:
         checkpoint: `step-NNNNNNNN`, already verified.
@@ -42,10 +41,17 @@ def export_checkpoint(checkpoint: Path, folder: Path, *, moments: bool = False) 
     family, saved = family_of(config), SavedState(state_files(checkpoint))
     folder.mkdir(parents=True, exist_ok=True)
     written = write_weights(folder, _on_disk(family, saved, WEIGHT))
-    write_json(folder / "config.json", without_paths({**config, "dtype": "float32"}))
+    stock = {**config, "dtype": "float32"}
+    write_stock_files(folder, config=stock, source_folder=_tokenizer_of(checkpoint))
     if moments and all(set(MOMENTS) <= set(saved.keys_of(name)) for name in saved.names()):
         _write_moments(folder / OPTIMIZER_FILE, family, saved)
     write_hashes(folder, written["checksums"])
+
+
+def _tokenizer_of(checkpoint: Path) -> Path:
+    """RUN/tokenizer, of RUN/checkpoints/ARM/step-NNNNNNNN or a segment below ARM; else a folder without one."""
+    above = (folder / "tokenizer" for folder in checkpoint.absolute().parents[2:4])
+    return next((folder for folder in above if folder.is_dir()), checkpoint)
 
 
 def state_files(checkpoint: Path) -> list[Path]:

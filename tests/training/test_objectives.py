@@ -139,7 +139,9 @@ def test_image_classes_are_judged_by_loss_and_accuracy() -> None:
 
 def test_text_is_not_augmented() -> None:
     objective, _ = made("bert")
-    with pytest.raises(ConfigError, match=r"data.augment=\['flip'\] is for images, and bert(.|\n)*Try: data.augment=\[\]"):
+    with pytest.raises(
+        ConfigError, match=r"data.augment=\['flip'\] is for images, and bert(.|\n)*Try: data.augment=\[\]"
+    ):
         objective.prepare(DataConfig(path="text.txt", augment=["flip"]))
 
 
