@@ -116,7 +116,7 @@ class SegmentedRun(GrowthRun):
         if known is not None:
             return Progress(**known["after"])
         found = evaluate(engine, self._validation)
-        after = replace(start, **found)
+        after = replace(start, loss=found["loss"], accuracy=found.get("accuracy"))
         with distributed.others_wait() as main:
             if main:
                 self._tracker.rewind(_ARM, start.step)  # a line may have been cut

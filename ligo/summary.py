@@ -179,6 +179,7 @@ def _arms(config: GrowConfig, results: dict[str, Any]) -> list[dict[str, Any]]:
             "name": arm,
             "label": label,
             "final_loss": results[stage]["loss"],
+            "accuracy": results[stage].get("accuracy"),
             **{k: results[stage][k] for k in measured},
         }
         for stage, (arm, label) in labels.items()

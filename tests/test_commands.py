@@ -347,11 +347,11 @@ def test_checkpoints_are_exported_with_the_tokenizer(finished: Path, text_file: 
 
     code = run(
         grow, "small=checkpoint", f"small.path={finished / 'small'}", *TARGET, *BUDGET, "operator=exact",
-        "data=custom", f"data.path={text_file}", "stages=[write,scratch]", f"run.dir={tmp_path / 'run'}",
-        "scratch.export=last",
+        "data=custom", f"data.path={text_file}", "stages=[write,train]", f"run.dir={tmp_path / 'run'}",
+        "train.export=last",
     )  # fmt: skip
     assert code == 0
-    (checkpoint,) = (tmp_path / "run" / "checkpoints" / "scratch").glob("step-*")
+    (checkpoint,) = (tmp_path / "run" / "checkpoints" / "grown").glob("step-*")
     export(checkpoint, tmp_path / "later")
     text = "In the beginning"
     expected = AutoTokenizer.from_pretrained(finished / "small")(text).input_ids

@@ -15,7 +15,7 @@ from ligo.core.files import read_json
 from ligo.reports.collect import Arm, RunRecord
 from ligo.reports.run_table import arms_of
 from ligo.reports.savings import answer, savings
-from ligo.reports.study import STAGES, ArmOfStudy, Member, Study
+from ligo.reports.study import STAGES, Member, Study
 from ligo.reports.study_table import study_answer, study_not_measured
 from ligo.reports.words import finite
 
@@ -28,7 +28,7 @@ def study_results(study: Study) -> dict[str, Any]:
     arms = [
         {
             "arm": arm.name, "trains": arm.trains, "seeds": list(arm.seeds), "runs": list(arm.runs),
-            "final_loss": stated(arm.final_loss, "nats"), "final_accuracy": _accuracy(arm),
+            "final_loss": stated(arm.final_loss, "nats"), "final_accuracy": _share(arm.final_accuracy),
             "reached_final_loss_of_scratch_seeds": arm.reached,
             "met_at_start_seeds": arm.met_at_start,
             "savings": [
@@ -81,6 +81,7 @@ def _arms(run: RunRecord) -> Iterator[dict[str, Any]]:
         yield {
             "arm": run.name, "trains": arm["name"], "seeds": [None], "runs": [run.name],
             "final_loss": stated(estimate([] if loss is None else [loss]), "nats"),
+            "final_accuracy": _share(_one(arm.get("accuracy"))),
             "reached_final_loss_of_scratch_seeds": int(all(reached)) if reached else None,
             "met_at_start_seeds": int(any(row.met_at_start for row in rows)),
             "savings": list(_savings_of_run(run)) if grown else [],
@@ -98,8 +99,8 @@ def _savings_of_run(run: RunRecord) -> Iterator[dict[str, Any]]:
             yield _saving(1.0, saving.convention, "flops", _one(saving.saving))
 
 
-def _accuracy(arm: ArmOfStudy) -> dict[str, Any] | None:
-    return None if arm.final_accuracy is None else stated(arm.final_accuracy, "fraction")
+def _share(found: Estimate | None) -> dict[str, Any] | None:
+    return None if found is None else stated(found, "fraction")
 
 
 def _one(value: Any) -> Estimate | None:
@@ -109,7 +110,7 @@ def _one(value: Any) -> Estimate | None:
 
 def _saving(share: float, convention: str, measure: str, found: Estimate | None) -> dict[str, Any]:
     return {"scratch_share": share, "convention": convention, "measure": measure,
-            "saving": None if found is None else stated(found, "fraction")}  # fmt: skip
+            "saving": _share(found)}  # fmt: skip
 
 
 def stated(found: Estimate, unit: str) -> dict[str, Any]:

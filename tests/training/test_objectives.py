@@ -131,7 +131,9 @@ def test_image_classes_are_judged_by_loss_and_accuracy() -> None:
     given = model(pixel_values=objective.inputs(batch)).logits.argmax(dim=-1)
     batch[:, -1] = given
     batch[:2, -1] = (given[:2] + 1) % 5
-    assert objective.judge(model, batch) == {
+    with torch.no_grad():
+        found = objective.judge(model, batch)
+    assert found == {
         "loss": pytest.approx(objective.loss(model, batch).item(), abs=ROUNDING),
         "accuracy": pytest.approx(4 / 6),
     }
@@ -140,7 +142,7 @@ def test_image_classes_are_judged_by_loss_and_accuracy() -> None:
 def test_text_is_not_augmented() -> None:
     objective, _ = made("bert")
     with pytest.raises(
-        ConfigError, match=r"data.augment=\['flip'\] is for images, and bert(.|\n)*Try: data.augment=\[\]"
+        ConfigError, match=r"data.augment=\['flip'\] is for images, and BERT(.|\n)*Try: data.augment=\[\]"
     ):
         objective.prepare(DataConfig(path="text.txt", augment=["flip"]))
 
