@@ -234,7 +234,7 @@ def test_the_loss_of_every_source_is_logged_at_evaluations(tmp_path: Path) -> No
         fresh_model(tiny_config(), 0), Poisoned(FAMILY), LONG, batch_shape(LONG, LENGTH, 1), {}
     )
     both = loop.source_losses(engine, TwoSources(), 3, rows_at_once=3)
-    together = loop.evaluate(engine, [TwoSources()[3]])
+    together = loop.evaluate(engine, [TwoSources()[3]])["loss"]
     assert both["train/loss/books"] != both["train/loss/code"]
     assert sum(both.values()) / 2 == pytest.approx(together)
 
