@@ -52,7 +52,7 @@ LLAMA_65B = {"hidden_size": 8192, "num_layers": 80, "num_heads": 64, "num_kv_hea
 SHARD_BYTES = 5 * 10**9 // 2
 FEW_LAYERS = (4, 5)  # of the small model and the target, where everything is held in memory for comparison
 ROUNDS = 5  # the speed of a disk varies several-fold between seconds
-ROUNDS_WHOLE = 2  # of 26 GB each, for which the speed that it keeps up counts
+ROUNDS_WHOLE = 3
 ROUNDS_WITH_NOISE = 2
 DISK_SHARE, SPARE_BYTES = 0.8, 2 * 10**9
 

@@ -3,17 +3,18 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-.venv/bin/python}
-for heads in 4 8 12; do  # of 12 coordinates each
-  target=$((heads * 5 / 4))
-  small=(small.shape.hidden_size=$((12 * heads)) small.shape.num_attention_heads=$heads small.shape.num_key_value_heads=$heads
-    small.shape.intermediate_size=$((32 * heads)))
-  grown=(target.hidden_size=$((12 * target)) target.num_attention_heads=$target target.num_key_value_heads=$target
-    target.intermediate_size=$((32 * target)))
-  "$python" -m ligo.sweep +study=llama-small study.name=scaling-small-$heads "${small[@]}" "$@"
-  path=$("$python" -m ligo.sweep best scaling-small-$heads 'small (decayed)')/small
-  "$python" -m ligo.sweep +study=scaling study.name=scaling-$heads small.path="$path" "${grown[@]}" "$@"
+
+# shape MODEL HEADS: a LLaMA of so many heads of 12 coordinates each
+shape() {
+  echo "$1.hidden_size=$((12 * $2)) $1.num_attention_heads=$2 $1.num_key_value_heads=$2 $1.intermediate_size=$((32 * $2))"
+}
+
+for heads in 1 2 3; do
+  "$python" -m ligo.sweep +study=scaling-small study.name=scaling-small-$heads $(shape small.shape $heads) "$@"
+  small=$("$python" -m ligo.sweep best scaling-small-$heads small)/small
+  "$python" -m ligo.sweep +study=scaling study.name=scaling-$heads small.path="$small" $(shape target $((2 * heads))) "$@"
   "$python" -m ligo.report runs/scaling-$heads
   mkdir -p experiments/scaling/$heads-heads
-  cp runs/scaling-$heads/results.json runs/scaling-$heads/table.md runs/scaling-$heads/report.html experiments/scaling/$heads-heads/
+  cp runs/scaling-$heads/{results.json,table.md,report.html} experiments/scaling/$heads-heads/
 done
 "$python" -m experiments.tables

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments import fits
 from ligo.accounting.savings import Point, Spent, TargetSaving, savings_by_target, targets
 from ligo.accounting.statistics import FEWEST_FOR_INTERVAL, estimate
 from ligo.core import units
@@ -93,6 +94,9 @@ def tables(studies: Sequence[Json], *, brief: bool = False) -> str:
         if study["name"] in PUBLISHED:
             parts.append(f"Published: {PUBLISHED[study['name']]}.")
         parts.append(f"*Made on* {_made(study)}.")
+    scaling = [study for study in studies if study["name"].startswith("scaling-")]
+    if scaling and not brief:
+        parts += ["### scaling", fits.WORDS, fits.table(scaling, (SUNK, CHARGED))]
     return "".join(f"{part}\n\n" for part in parts)
 
 
