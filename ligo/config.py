@@ -57,7 +57,7 @@ class SmallConfig:
     train_sequence_length: int = 2048
     """Length of the windows it was trained on."""
     family: str = "llama"
-    """small=scratch: llama, gpt2, gpt_neox, bert or vit."""
+    """small=scratch: llama, gpt2, gpt_neox, bert, roberta or vit."""
     shape: dict[str, int] = field(default_factory=dict)
     """small=scratch: sizes of the small model to train; the same names for all families."""
     train: SmallTrainConfig = field(default_factory=SmallTrainConfig)

@@ -20,6 +20,13 @@ _SIZES = {
 _LEAST_VOCAB = 257  # ids that every byte-level tokenizer has: the bytes and the end of a text
 
 _TEXT: dict[str, Any] = {"bos_token_id": None, "eos_token_id": 0, "pad_token_id": None}
+_ENCODER: dict[str, Any] = {
+    "hidden_act": "gelu",
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+    "tie_word_embeddings": True,
+    **_TEXT,
+}
 _TEXT_SIZES = {"vocab_size": 2048, "max_position_embeddings": 2048}
 
 
@@ -34,6 +41,8 @@ class _Recipe:
     """Size -> key in config.json, where that is another."""
     head_multiple: int = 1
     """The size of a head must be a multiple of this: with rotary positions, coordinates turn in pairs."""
+    spare_positions: int = 0
+    """Positions that no token of a text has."""
 
 
 _RECIPES = {
@@ -82,15 +91,24 @@ _RECIPES = {
         {
             "architectures": ["BertForMaskedLM"],
             "model_type": "bert",
-            "hidden_act": "gelu",
             "layer_norm_eps": 1e-12,
-            "hidden_dropout_prob": 0.0,
-            "attention_probs_dropout_prob": 0.0,
             "type_vocab_size": 2,
-            "tie_word_embeddings": True,
-            **_TEXT,
+            **_ENCODER,
         },
         own_sizes=_TEXT_SIZES,
+    ),
+    # it counts positions from behind the padding token, and has to have one: the end of a text, which no batch is padded with
+    "roberta": _Recipe(
+        {
+            "architectures": ["RobertaForMaskedLM"],
+            "model_type": "roberta",
+            "layer_norm_eps": 1e-5,
+            "type_vocab_size": 1,
+            **_ENCODER,
+            "pad_token_id": 0,
+        },
+        own_sizes=_TEXT_SIZES,
+        spare_positions=1,
     ),
     "vit": _Recipe(
         {
@@ -109,7 +127,7 @@ def fresh_config(family: str, shape: Mapping[str, int]) -> dict[str, Any]:
     """config.json of a model with fresh weights, in float32 and without dropout.
 
     Args:
-        family: llama, gpt2, gpt_neox, bert or vit.
+        family: llama, gpt2, gpt_neox, bert, roberta or vit.
         shape: hidden_size, num_hidden_layers, num_attention_heads, intermediate_size, and any that the family has
             beside them.
 
@@ -139,6 +157,8 @@ def fresh_config(family: str, shape: Mapping[str, int]) -> dict[str, Any]:
     _check_heads(shape, recipe.head_multiple)
 
     sizes = {**recipe.own_sizes, **shape}
+    if recipe.spare_positions:
+        sizes["max_position_embeddings"] += recipe.spare_positions
     if "num_key_value_heads" in sizes:
         sizes["num_key_value_heads"] = sizes["num_key_value_heads"] or sizes["num_attention_heads"]
     # where the stream itself is normed, the size of the weights matters: 0.02 is for BERT's width

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 
 from ligo.core.errors import ConfigError
 from ligo.families.base import family_of
@@ -22,6 +23,7 @@ IMAGES = {"num_channels": 1, "image_size": 8, "patch_size": 2, "num_labels": 7}
         ("gpt2", {"max_position_embeddings": 48}),
         ("gpt_neox", {}),
         ("bert", {"vocab_size": 300}),
+        ("roberta", {"max_position_embeddings": 48}),
         ("vit", IMAGES),
     ],
 )
@@ -40,13 +42,18 @@ def test_stock_transformers_builds_what_was_asked_for(name: str, own: dict[str, 
         assert model.config.num_labels == 7
     else:
         assert model.config.vocab_size == own.get("vocab_size", 2048)
+    if name == "roberta":  # as many tokens as were asked for, at positions from behind the padding's
+        model(torch.arange(1, 49)[None])
+        with pytest.raises((IndexError, RuntimeError), match="out of"):
+            model(torch.arange(1, 50)[None])
+    elif name != "vit":
         assert model.get_input_embeddings().padding_idx is None  # id 0 ends a text and must be learned
 
 
 @pytest.mark.parametrize(
     ("name", "change", "words"),
     [
-        ("gtp2", {}, "Known: llama, gpt2, gpt_neox, bert, vit(.|\n)*Try: small.family=gpt2"),
+        ("gtp2", {}, "Known: llama, gpt2, gpt_neox, bert, roberta, vit(.|\n)*Try: small.family=gpt2"),
         ("gpt2", {"hidden_size": 30}, "30 must divide into 4 heads.\n  Try: small.shape.hidden_size=32"),
         ("gpt_neox", {"hidden_size": 16}, "4 heads, 8 coordinates at a time(.|\n)*hidden_size=32"),
         ("llama", {"num_key_value_heads": 3}, "into 3 key/value heads(.|\n)*num_key_value_heads=4"),
