@@ -49,6 +49,11 @@ class Member:
         return _group(self.arm, self.size)
 
     @property
+    def final_loss(self) -> float:
+        """Of what it trains."""
+        return next(float(self.results[stage]["loss"]) for stage in TRAINED if stage in self.results)
+
+    @property
     def operator(self) -> Spent:
         """What growth itself took: learning, and building the weights once."""
         learning = self.results.get("learn", {})
@@ -115,13 +120,13 @@ def load_study(folder: Path) -> Study:
     """Read a folder that ligo.sweep made; runs that are missing or unfinished become notes.
 
     Raises:
-        DataError: no run is finished; two runs are one arm at one seed; or runs were evaluated on different data.
+        DataError: no run is finished; two runs are one arm at one seed and rate; or runs were evaluated on different data.
     """
     study, notes = read_json(folder / "study.json"), list[str]()
     searches = _searches(folder, notes)
     rates = {key: row["best_rate"] for key, row in searches.items()}
     members: dict[tuple[str, str, int], Member] = {}
-    others = 0
+    others, unsettled = 0, set[str]()
     for name, run in study["runs"].items():
         best = rates.get((run["arm"], run["size"]))
         if best is not None and run["rate"] not in (None, best):
@@ -131,11 +136,22 @@ def load_study(folder: Path) -> Study:
         if member is None:
             continue
         twin = members.setdefault((member.arm, member.size, member.seed), member)
-        if twin is not member:
+        if twin is member:
+            continue
+        tried = {run["rate"], study["runs"][twin.record.folder.name]["rate"]}
+        if None in tried or len(tried) == 1:
             raise DataError(
                 f"{twin.record.folder.name} and {name} are both arm {member.group} at seed {member.seed}: it is not "
-                "known which counts.\n  Try: let the sweep finish, which chooses the rate, or move one of them away"
+                "known which counts.\n  Try: move one of them away"
             )
+        # a sweep that was stopped has not said yet which rate is the arm's
+        members[member.arm, member.size, member.seed] = min(twin, member, key=lambda one: one.final_loss)
+        unsettled.add(member.group)
+        others += 1
+    notes += [
+        f"{group}: the sweep was stopped before its search for a rate ended; the best of those that are finished is taken."
+        for group in sorted(unsettled)
+    ]
     if not members:
         raise DataError(
             f"no run of {folder} is finished: "
@@ -156,7 +172,7 @@ def load_study(folder: Path) -> Study:
         members=found,
         arms=tuple(_arms(found, notes)),
         unfinished=tuple(name for name in planned if name not in finished),
-        swept=any(row["bracketed"] is not None for row in searches.values()),
+        swept=bool(unsettled) or any(row["bracketed"] is not None for row in searches.values()),
         notes=tuple(notes),
     )
 

@@ -269,8 +269,6 @@ def test_augmented_batches_are_a_pure_function_of_seed_and_step() -> None:
 def test_a_real_picture_is_read_and_augmented_by_the_options(tmp_path: Path) -> None:
     images = read(write(tmp_path / "a.npz"), augment=["flip"])
     rows = np.concatenate([Batches(images, 5, 5, seed=0)[step] for step in range(3)])
-    first, last = (
-        rows[:, 0],
-        rows[:, 3],
-    )  # the pixel that is not black, where mirrored at the other end of its line
+    # the one pixel that is not black is mirrored to the other end of its line
+    first, last = rows[:, 0], rows[:, 3]
     assert ((first == 0) | (last == 0)).all() and (first > 0).any() and (last > 0).any()

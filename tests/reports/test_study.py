@@ -125,6 +125,16 @@ def test_the_rate_that_the_sweep_found_best_counts(study: Path) -> None:
     assert found.swept
 
 
+def test_of_a_sweep_that_was_stopped_the_best_rate_so_far_counts(study: Path) -> None:
+    for rate, loss in ((1e-3, 3.0), (2e-3, 2.5), (4e-3, 2.75)):
+        add_run(study, "tuned", 0, (4.0, loss), rate=rate, name=f"tuned-{rate:g}")
+    found = load_study(study)
+    assert next(arm for arm in found.arms if arm.name == "tuned").runs == ("tuned-0.002",)
+    assert "2 runs at rates that are not their arm's best are left out." in found.notes
+    assert sum(note.startswith("tuned: the sweep was stopped before its search") for note in found.notes) == 1
+    assert found.swept
+
+
 def test_one_rate_for_all_arms_is_no_search(study: Path) -> None:
     (study / "rates.json").write_text(
         json.dumps([{"arm": "ligo", "size": "", "best_rate": None, "bracketed": None},
