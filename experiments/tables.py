@@ -76,13 +76,14 @@ def tables(studies: Sequence[Json], *, brief: bool = False) -> str:
     """Markdown of all studies, each arm by what it saved.
 
     Args:
-        brief: without titles, and of the grown arms those alone that have intervals.
+        brief: without titles, and of the grown arms those alone that have intervals, in studies that have any.
     """
     parts = []
     for study in studies:
         rows = sorted(_rows(study), key=lambda row: row[6])
         if brief:
-            rows = [row for row in rows if int(row[7]) >= FEWEST_FOR_INTERVAL or not row[2]]
+            if any(_has_interval(row) for row in rows if row[2]):
+                rows = [row for row in rows if _has_interval(row) or not row[2]]
             parts.append(markdown_table(COLUMNS, rows))
         else:
             parts += [
@@ -98,6 +99,10 @@ def tables(studies: Sequence[Json], *, brief: bool = False) -> str:
     if scaling and not brief:
         parts += ["### scaling", fits.WORDS, fits.table(scaling, (SUNK, CHARGED))]
     return "".join(f"{part}\n\n" for part in parts)
+
+
+def _has_interval(row: Sequence[str]) -> bool:
+    return int(row[7]) >= FEWEST_FOR_INTERVAL
 
 
 def differences(study: Json) -> Iterator[str]:
