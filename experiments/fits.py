@@ -16,9 +16,9 @@ from ligo.accounting.statistics import CONFIDENCE
 from ligo.core import units
 from ligo.reports.run_table import markdown_table
 
-LLAMA_13B = 8.1e10, 1.0e12
-"""FLOPs of a token in training (`ligo.plan +small=llama-7b +target=13b`: 6 for a weight, and attention at 2,048 tokens), and the
-tokens that it was trained on (Touvron et al. 2023, table 2)."""
+LLAMA_13B = 8.21e10, 1.0e12
+"""FLOPs of a token in training (`ligo.plan +small=llama-7b +target=13b data.sequence_length=2048`), and the tokens that it was
+trained on (Touvron et al. 2023, table 2)."""
 COLUMNS = (
     "arm", "saving", "cells", "exponent of size", "exponent of horizon", "left over", "predicted for LLaMA-7B -> 13B",
 )  # fmt: skip
