@@ -15,12 +15,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from ligo.accounting.hardware import HardwareConfig
+from ligo.accounting.hardware import HardwareConfig, has_gpu, rank_memory
 from ligo.accounting.memory import STAGES, Memory, Trained, training_memory, zero_keys
 from ligo.core import units
 from ligo.core.distributed import world_size
 from ligo.core.errors import ResourceError
-from ligo.costs import has_gpu, rank_memory
 from ligo.families.base import Family
 from ligo.families.stock import skeleton
 from ligo.steps import StepCost, extrapolated, few_layers, model_step, with_layers

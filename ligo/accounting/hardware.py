@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 
 from ligo.core.checks import check_between, check_choice
 from ligo.core.errors import ConfigError
@@ -177,3 +178,31 @@ def sheet_rates(config: HardwareConfig) -> Rates:
         drawn=1e9,
         sent_bytes=1e9 * config.link_gb_s if config.link_gb_s else math.inf,
     )
+
+
+def has_gpu(hardware: HardwareConfig) -> bool:
+    """Whether ranks are planned for GPUs."""
+    import torch
+
+    return not hardware.is_measured or torch.cuda.is_available()
+
+
+def rank_memory(hardware: HardwareConfig, ranks: int) -> float | None:
+    """Bytes that each of so many ranks may hold; None: not known."""
+    import torch
+
+    if hardware.memory_gib is not None:
+        return hardware.memory_gib * 2**30
+    if torch.cuda.is_available():
+        return float(torch.cuda.mem_get_info()[1])
+    free = free_memory()
+    return None if free is None else free / ranks
+
+
+def free_memory() -> int | None:
+    """Bytes that processes can still have here, where the system says so."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return None
