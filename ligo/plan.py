@@ -19,6 +19,7 @@ from ligo.core import units
 from ligo.core.errors import CheckpointError, ConfigError, ResourceError
 from ligo.costs import Costs, costs
 from ligo.families.fresh import fresh_config
+from ligo.families.positions import num_positions
 from ligo.growth.plan import GrowthPlan, check_moments, plan_growth
 from ligo.operators.config import build
 from ligo.schedule import before_training, read_growths, schedule_json, schedule_text
@@ -57,11 +58,11 @@ def make_plan(
     Raises:
         PlanError: the shapes cannot be grown.
     """
-    positions = small_config.get("max_position_embeddings") or small_config.get("n_positions")
+    positions = num_positions(small_config)
     if positions is not None and config.data.sequence_length > positions:
         raise ConfigError(
             f"data.sequence_length={config.data.sequence_length} is longer than the {positions} positions that "
-            f"the model knows (max_position_embeddings).\n  Try: data.sequence_length={positions}"
+            f"the model knows.\n  Try: data.sequence_length={positions}"
         )
     names: list[str | None] = [chosen] if chosen is not None else [*config.operator.candidates] or [None]
     operators = [build(config.operator, name) for name in names]

@@ -187,6 +187,7 @@ def read_inputs(config: TuneConfig) -> dict[str, Any]:
     """
     from ligo.checkpoint.reader import Checkpoint
     from ligo.families.base import family_of
+    from ligo.families.positions import num_positions
     from ligo.families.stock import expected_shapes
     from ligo.training.objectives import make_objective
     from ligo.tuning.adapters import check_adapter
@@ -202,7 +203,9 @@ def read_inputs(config: TuneConfig) -> dict[str, Any]:
         check_adapter(family, config.tuning, base.fingerprint())
     if config.tuning.quantization == "nf4":
         check_quantisable(family)
-    instructions = prepare_instructions(config.data, base.tokenizer(), family.dims.vocab_size)
+    instructions = prepare_instructions(
+        config.data, base.tokenizer(), family.dims.vocab_size, num_positions(checkpoint.config)
+    )
     return {"base": base, "family": family, "objective": objective, "instructions": instructions}
 
 

@@ -12,6 +12,7 @@ from ligo.checkpoint.locate import Source, locate
 from ligo.checkpoint.reader import Checkpoint
 from ligo.core.checks import check_choice
 from ligo.core.errors import CheckpointError, ConfigError, nearest
+from ligo.families.positions import num_positions
 
 if TYPE_CHECKING:
     from ligo.families.base import Family
@@ -89,8 +90,7 @@ class Model:
     @property
     def max_positions(self) -> int | None:
         """Tokens that the model can see at once; None where its config.json names no such limit."""
-        limit = self.config.get("max_position_embeddings", self.config.get("n_positions"))
-        return None if limit is None else int(limit)
+        return num_positions(self.config)
 
     def fingerprint(self) -> str:
         """Of config, headers, samples of the weights, and the whole adapter."""

@@ -49,17 +49,22 @@ class Instructions:
         return digest.hexdigest()
 
 
-def prepare_instructions(data: InstructionDataConfig, tokenizer: Any, vocab_size: int) -> Instructions:
+def prepare_instructions(
+    data: InstructionDataConfig, tokenizer: Any, vocab_size: int, positions: int | None = None
+) -> Instructions:
     """Read, tokenize and split a file of instructions, and say what was left out.
 
+    Args:
+        positions: tokens that the model can see at once; None: no such limit.
+
     Raises:
-        DataError: a file cannot be read, a record lacks a field, no example is left, or the tokenizer has tokens that
-            the model does not.
+        DataError: a file cannot be read, a record lacks a field, no example is left, the tokenizer has tokens that the
+            model does not, or an example is longer than the model can see.
     """
     assert data.path is not None, "checked with the options"
-    examples = _tokens_of(Path(data.path).expanduser(), data, tokenizer, vocab_size)
+    examples = _tokens_of(Path(data.path).expanduser(), data, tokenizer, vocab_size, positions)
     if data.validation_path is not None:
-        held_out = _tokens_of(Path(data.validation_path).expanduser(), data, tokenizer, vocab_size)
+        held_out = _tokens_of(Path(data.validation_path).expanduser(), data, tokenizer, vocab_size, positions)
         train, validation = examples, held_out[: data.validation_examples]
     else:
         train, validation = _hold_out(examples, data)
@@ -68,7 +73,7 @@ def prepare_instructions(data: InstructionDataConfig, tokenizer: Any, vocab_size
 
 
 def _tokens_of(
-    path: Path, data: InstructionDataConfig, tokenizer: Any, vocab_size: int
+    path: Path, data: InstructionDataConfig, tokenizer: Any, vocab_size: int, positions: int | None
 ) -> list[TokenizedExample]:
     examples = read_examples(path, on_empty=data.on_empty)
     found = tokenize_examples(examples.items, tokenizer, max_length=data.max_length, on_long=data.on_long)
@@ -77,6 +82,12 @@ def _tokens_of(
         raise DataError(
             f"the tokenizer gives token {largest} for {path.name}, and the model knows {vocab_size} tokens.\n"
             "  Try: the tokenizer that belongs to the checkpoint"
+        )
+    longest = max(len(example.ids) for example in found.items)
+    if positions is not None and longest > positions:
+        raise DataError(
+            f"{path.name} has an example of {longest} tokens, and the model knows {positions} positions.\n"
+            f"  Try: data.max_length={positions}, and data.on_long says what becomes of longer ones"
         )
     _say_what_was_left_out(path, examples.num_empty, found, data.max_length)
     return found.items

@@ -10,6 +10,7 @@ import torch
 from ligo.core.errors import ConfigError
 from ligo.families.base import family_of
 from ligo.families.fresh import fresh_config
+from ligo.families.positions import num_positions
 from ligo.families.stock import check_coverage, fresh_model
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
@@ -38,6 +39,8 @@ def test_stock_transformers_builds_what_was_asked_for(name: str, own: dict[str, 
     assert {p for module in model.modules() if (p := getattr(module, "p", 0.0))} == set()  # no dropout
     if name == "gpt2":
         assert model.config.n_positions == 48
+    if "max_position_embeddings" in own:
+        assert num_positions(family.config) == num_positions(model.config.to_dict()) == 48
     if name == "vit":
         assert model.config.num_labels == 7
     else:

@@ -136,6 +136,11 @@ def test_a_tokenizer_with_more_tokens_than_the_model(tmp_path: Path) -> None:
     refused(tmp_path, small, None, DataError, "and the model knows 64 tokens")
 
 
+def test_examples_longer_than_the_model_can_see(tmp_path: Path) -> None:
+    small = checkpoint(tmp_path / "model", max_position_embeddings=16)
+    refused(tmp_path, small, None, DataError, "the model knows 16 positions(.|\n)*Try: data.max_length=16")
+
+
 def test_batches_that_do_not_divide(tmp_path: Path, base: Path) -> None:
     words = "train.micro_batch_size=3 does not divide the 8 examples"
     refused(tmp_path, base, None, ConfigError, words, "train.micro_batch_size=3")

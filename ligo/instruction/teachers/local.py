@@ -10,6 +10,7 @@ import numpy as np
 
 from ligo.checkpoint.load import load_model, load_tokenizer
 from ligo.core.errors import CheckpointError, ConfigError
+from ligo.families.positions import num_positions
 from ligo.instruction.config import TeacherConfig
 from ligo.instruction.prompt import Request
 from ligo.instruction.teachers.base import TEACHERS, Completion
@@ -110,7 +111,7 @@ class LocalTeacher:
         return str(self._tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True))
 
     def _room(self) -> int:
-        return int(getattr(self._model.config, "max_position_embeddings", 0) or 2**31)
+        return num_positions(self._model.config.to_dict()) or 2**31
 
     def _completion(self, request: Request, prompt_tokens: int, ids: list[int]) -> Completion:
         eos = self._model.generation_config.eos_token_id
