@@ -9,7 +9,7 @@ shift 2
 best() { "$python" -m ligo.sweep best "$@"; }
 scratch=$(best "$study" scratch)/checkpoints/scratch
 models=(models.small.path="$(best "$study-small" 'small (decayed)')/small"
-  models.scratch.path="$scratch/$(cat "$scratch/latest")/exported")
+  models.scratch.path="$scratch/$(cat "$scratch/latest")/model")
 for arm in $arms; do
   models+=("models.$arm.path=$(best "$study" "$arm")")
 done
