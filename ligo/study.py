@@ -22,6 +22,7 @@ from ligo.sweeps.submit import ClusterConfig
 from ligo.sweeps.words import arms_of_lists, flat, last_of_each, quoted, split_list, with_values
 
 _OURS = ("study", "cluster")
+_LEFT_OUT = ("~study.arms.", "~study.sizes.")
 _OPTION_LISTS = ("study.arms.", "study.sizes.", "study.overrides")
 _HELD = ("seed", "small.", "target.", "data.", "train.batch_tokens")
 """What all arms of a study have in common: data order, evaluation set, token batch, and the models compared."""
@@ -104,7 +105,8 @@ def compose_sweep(arguments: Sequence[str]) -> tuple[SweepConfig, list[str]]:
     store.store(name="sweep_schema", node=SweepConfig)
     store.store(group="study", name="study_schema", node=StudyConfig)
     store.store(group="cluster", name="cluster_schema", node=ClusterConfig)
-    overrides = [_for_hydra(argument) for argument in ours]
+    left_out = [argument for argument in ours if argument.startswith(_LEFT_OUT)]
+    overrides = [_for_hydra(argument) for argument in ours if argument not in left_out]
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         try:
             config = OmegaConf.to_object(hydra_compose("sweep", overrides))
@@ -115,11 +117,30 @@ def compose_sweep(arguments: Sequence[str]) -> tuple[SweepConfig, list[str]]:
                 or f"the study cannot be composed: {cause}\n  Try: python -m ligo.sweep --help lists the options"
             ) from error
     assert isinstance(config, SweepConfig)
+    for argument in left_out:
+        _leave_out(argument, config.study)
     grid.check(config.study)
     submit.check(config.cluster)
     if config.cluster.name == "slurm":
         slurm.check(config.cluster)
     return _with_seeds(config, [argument for argument in arguments if argument not in ours])
+
+
+def _leave_out(argument: str, study: StudyConfig) -> None:
+    """Take an arm or a size out of a study; Hydra would part its name at each point: ~study.arms.small-0.5m.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    _, kind, name = argument.split(".", 2)
+    there: dict[str, list[str]] = getattr(study, kind)
+    if name not in there:
+        close = nearest(name, there)
+        instead = (
+            f"~study.{kind}.{close}" if close else f"leave it out; there are {', '.join(there) or 'none'}"
+        )
+        raise ConfigError(f"{argument}: the study has no such name.\n  Try: {instead}")
+    del there[name]
 
 
 def make_cells(study: StudyConfig, options: Sequence[str]) -> list[Cell]:

@@ -49,6 +49,18 @@ def test_the_study_of_operators_names_each_of_them() -> None:
     assert sorted(arms) == sorted([*options("operator"), "scratch", "short", "continue-small"])
 
 
+def test_an_arm_or_size_is_left_out_by_its_name_points_and_all() -> None:
+    whole, _ = compose_sweep(["+study=scaling"])
+    config, rest = compose_sweep(["+study=scaling", "~study.sizes.0.8m-tokens", "~study.arms.stack"])
+    assert [*config.study.sizes] == ["1.6m-tokens", "3.1m-tokens"]
+    assert {*whole.study.arms} - {*config.study.arms} == {"stack"}
+    assert rest == []
+    with pytest.raises(ConfigError, match="no such name.\n  Try: ~study.arms.scratch"):
+        compose_sweep(["+study=scaling", "~study.arms.skratch"])
+    with pytest.raises(ConfigError, match="no such name.\n  Try: leave it out; there are none"):
+        compose_sweep(["~study.sizes.large"])
+
+
 def test_a_run_is_named_by_the_hash_that_ligo_grow_gives_it() -> None:
     for cell in cells("+study=tiny", "~study.arms.ligo", "~study.arms.exact"):
         trial = cell.trial(seed=3, rate=1.5e-05)
