@@ -20,12 +20,14 @@ LLAMA_13B = 8.21e10, 1.0e12
 """FLOPs of a token in training (`ligo.plan +small=llama-7b +target=13b data.sequence_length=2048`), and the tokens that it was
 trained on (Touvron et al. 2023, table 2)."""
 COLUMNS = (
-    "arm", "saving", "cells", "exponent of size", "exponent of horizon", "left over", "predicted for LLaMA-7B -> 13B",
+    "arm", "cells", "exponent of size", "exponent of horizon", "left over", "predicted for LLaMA-7B -> 13B",
 )  # fmt: skip
 WORDS = (
-    "The cost of growing, as a share of the scratch run's, as a power of the target's FLOPs per token (size) and of the scratch "
-    "run's tokens (horizon): exponents below 0 say that growing saves more, the larger or the longer. The last column is a "
-    "prediction, five decades of size away from what was measured. Intervals at 95 %."
+    "The cost of growing, the small model sunk, as a share of the scratch run's, as a power of the target's FLOPs per token (size) "
+    "and of the scratch run's tokens (horizon): exponents below 0 say that growing saves more, the larger or the longer. The last "
+    "column is a prediction, five decades of size and of horizon away from what was measured. Intervals at 95 %. With the small model "
+    "charged there is nothing to fit: its training adds a constant, about half of the scratch run's FLOPs where a 7B was trained "
+    "on as many tokens as a 13B."
 )
 _RESAMPLES = 10_000
 
@@ -114,29 +116,27 @@ def cells_of(studies: Sequence[Json], arm: str, convention: str) -> list[Cell]:
     return found
 
 
-def table(studies: Sequence[Json], conventions: Sequence[str]) -> str:
-    """Markdown: a row for each arm and way of counting the small model; empty where no study of scaling is there."""
+def table(studies: Sequence[Json], convention: str) -> str:
+    """Markdown: a row for each arm; empty where no study of scaling is there."""
     rows = []
     arms = dict.fromkeys(run["arm"] for study in studies for run in study["runs"] if "grown" in run)
     for arm in arms:
-        for convention in conventions:
-            cells = cells_of(studies, arm, convention)
-            try:
-                plane = fit(cells, LLAMA_13B)
-            except ValueError as error:
-                rows.append([arm, convention, str(len(cells)), str(error), "", "", ""])
-                continue
-            rows.append(
-                [
-                    arm,
-                    convention,
-                    str(len(cells)),
-                    _between(plane.size_exponent, plane.size_interval, "{:+.2f}".format),
-                    _between(plane.horizon_exponent, plane.horizon_interval, "{:+.2f}".format),
-                    f"{plane.deviation:.3f}",
-                    _between(plane.predicted, plane.predicted_interval, units.percent),
-                ]
-            )
+        cells = cells_of(studies, arm, convention)
+        try:
+            plane = fit(cells, LLAMA_13B)
+        except ValueError as error:
+            rows.append([arm, str(len(cells)), str(error), "", "", ""])
+            continue
+        rows.append(
+            [
+                arm,
+                str(len(cells)),
+                _between(plane.size_exponent, plane.size_interval, "{:+.2f}".format),
+                _between(plane.horizon_exponent, plane.horizon_interval, "{:+.2f}".format),
+                f"{plane.deviation:.3f}",
+                _between(plane.predicted, plane.predicted_interval, units.percent),
+            ]
+        )
     return markdown_table(COLUMNS, rows) if rows else ""
 
 

@@ -97,7 +97,7 @@ def tables(studies: Sequence[Json], *, brief: bool = False) -> str:
         parts.append(f"*Made on* {_made(study)}.")
     scaling = [study for study in studies if study["name"].startswith("scaling-")]
     if scaling and not brief:
-        parts += ["### scaling", fits.WORDS, fits.table(scaling, (SUNK, CHARGED))]
+        parts += ["### scaling", fits.WORDS, fits.table(scaling, SUNK)]
     return "".join(f"{part}\n\n" for part in parts)
 
 
