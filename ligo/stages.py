@@ -413,7 +413,7 @@ class GrowthRun:
         from ligo.training.moments import load_moments
 
         shape = batch_shape(training, self.config.data.sequence_length, distributed.world_size())
-        engine = make_engine(model(), self._objective, training, shape, self.config.deepspeed)
+        engine = make_engine(model(), self._objective.of(family), training, shape, self.config.deepspeed)
         if state is not None:
             first = rank_slice(
                 self._batches(training)[first_step], distributed.rank(), distributed.world_size()

@@ -342,7 +342,8 @@ def test_an_exact_run_is_verified_exact_and_the_same_seed_gives_the_same_numbers
     assert first[0]["eval/loss"] == pytest.approx(small_loss, abs=1e-4)  # growth did not change the function
 
 
-def test_checkpoints_are_exported_with_the_tokenizer(finished: Path, text_file: Path, tmp_path: Path) -> None:
+def test_checkpoints_of_grown_models_are_exported_whole_with_the_tokenizer(finished: Path, text_file: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
     from transformers import AutoTokenizer
 
     code = run(
@@ -355,9 +356,15 @@ def test_checkpoints_are_exported_with_the_tokenizer(finished: Path, text_file: 
     export(checkpoint, tmp_path / "later")
     text = "In the beginning"
     expected = AutoTokenizer.from_pretrained(finished / "small")(text).input_ids
+    trained = tmp_path / "run" / "trained"
+    expected_weights = load_file(trained / "model.safetensors")
     for folder in (checkpoint / "model", tmp_path / "later"):
         assert AutoTokenizer.from_pretrained(folder)(text).input_ids == expected
         assert str(finished) not in (folder / "tokenizer_config.json").read_text()
+        assert read(folder / "config.json")["hidden_size"] == read(trained / "config.json")["hidden_size"]
+        weights = load_file(folder / "model.safetensors")
+        assert weights.keys() == expected_weights.keys()
+        assert all(torch.equal(weights[name], tensor) for name, tensor in expected_weights.items())
 
 
 def test_two_processes_with_deepspeed_give_the_losses_of_one(

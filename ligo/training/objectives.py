@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from copy import copy
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -54,6 +55,12 @@ class Objective(ABC):
             )
         self.family, self.attend = family, attend
         self._load_tokenizer = load_tokenizer
+
+    def of(self, family: Family) -> Self:
+        """The same objective for a model of another size: a grown one."""
+        other = copy(self)
+        other.family = family
+        return other
 
     @abstractmethod
     def prepare(self, data: DataConfig) -> Data:
