@@ -342,7 +342,9 @@ def test_an_exact_run_is_verified_exact_and_the_same_seed_gives_the_same_numbers
     assert first[0]["eval/loss"] == pytest.approx(small_loss, abs=1e-4)  # growth did not change the function
 
 
-def test_checkpoints_of_grown_models_are_exported_whole_with_the_tokenizer(finished: Path, text_file: Path, tmp_path: Path) -> None:
+def test_checkpoints_of_grown_models_are_exported_whole_with_the_tokenizer(
+    finished: Path, text_file: Path, tmp_path: Path
+) -> None:
     from safetensors.torch import load_file
     from transformers import AutoTokenizer
 
