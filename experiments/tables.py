@@ -1,6 +1,6 @@
 """The tables of the studies, from the results.json that each has left in its folder here.
 
-python -m experiments.tables          made anew, in experiments/README.md and, arms over several seeds and controls alone, in README.md
+python -m experiments.tables          made anew: each study in experiments/README.md, the leading arms of all in one table of README.md
 python -m experiments.tables check    nothing is written; it fails where a figure is not what the evaluations of the runs say,
                                       or the table is not what the figures say
 """
@@ -28,12 +28,12 @@ COLUMNS = (
     "study", "arm", "saved, small model sunk", "charged", "sunk, in tokens", "sunk, against a short schedule", "final loss", "seeds",
 )  # fmt: skip
 PUBLISHED = {
-    "bert": "LiGO, table 1: 44.7 % for BERT 6x512 -> 12x768, small model sunk",
-    "gpt2": "LiGO, figure 3: 22.5 % for GPT2 base -> medium, small model sunk",
-    "roberta": "LiGO, figure 3: 47.2 % for RoBERTa small -> base, small model sunk",
-    "vit": "LiGO, table 2: 55.4 % for DeiT small -> base, small model sunk",
+    "bert": "44.7 %, BERT 6x512 -> 12x768 (table 1)",
+    "gpt2": "22.5 %, GPT2 base -> medium (figure 3)",
+    "roberta": "47.2 %, RoBERTa small -> base (figure 3)",
+    "vit": "55.4 %, DeiT small -> base (table 2)",
 }
-"""What the paper (Wang et al., ICLR 2023) states of the same pair at its real size, in FLOPs."""
+"""What LiGO (Wang et al., ICLR 2023) states of the same pair at its real size, in FLOPs, the small model sunk."""
 SUNK, CHARGED = "small model sunk", "small model charged"
 
 Json = Mapping[str, Any]
@@ -41,7 +41,7 @@ Json = Mapping[str, Any]
 
 def main() -> None:
     studies = results()
-    made = {README: tables(studies), PROJECT: tables(studies, brief=True)}
+    made = {README: tables(studies), PROJECT: brief(studies)}
     made = {file: _with_tables(file.read_text(encoding="utf-8"), text) for file, text in made.items()}
     if sys.argv[1:] != ["check"]:
         for file, text in made.items():
@@ -72,33 +72,44 @@ def _with_tables(text: str, made: str) -> str:
     return f"{before}{BEGIN}{made}{END}{rest.partition(END)[2]}"
 
 
-def tables(studies: Sequence[Json], *, brief: bool = False) -> str:
-    """Markdown of all studies, each arm by what it saved.
-
-    Args:
-        brief: without titles, and of the grown arms those alone that have intervals, in studies that have any.
-    """
+def tables(studies: Sequence[Json]) -> str:
+    """Markdown of all studies one by one, each arm by its final loss."""
     parts = []
     for study in studies:
-        rows = sorted(_rows(study), key=lambda row: row[6])
-        if brief:
-            if any(_has_interval(row) for row in rows if row[2]):
-                rows = [row for row in rows if _has_interval(row) or not row[2]]
-            parts.append(markdown_table(COLUMNS, rows))
-        else:
-            parts += [
-                f"### {study['name']}",
-                study["question"],
-                study["answer"],
-                markdown_table(COLUMNS, rows),
-            ]
+        parts += [
+            f"### {study['name']}",
+            study["question"],
+            study["answer"],
+            markdown_table(COLUMNS, _rows(study)),
+        ]
         if study["name"] in PUBLISHED:
-            parts.append(f"Published: {PUBLISHED[study['name']]}.")
-        parts.append(f"*Made on* {_made(study)}.")
-    scaling = [study for study in studies if study["name"].startswith("scaling-")]
-    if scaling and not brief:
+            parts.append(f"Published for LiGO, the small model sunk: {PUBLISHED[study['name']]}.")
+        parts.append(f"*Made on* {_made([study])}.")
+    if scaling := [study for study in studies if _of_scaling(study)]:
         parts += ["### scaling", fits.WORDS, fits.table(scaling, SUNK)]
+    return _paragraphs(parts)
+
+
+def brief(studies: Sequence[Json]) -> str:
+    """One table of all studies but `scaling`, which asks for no arm: the controls, and of the grown arms those that have
+    intervals, where a study has any."""
+    studies = [study for study in studies if not _of_scaling(study)]
+    rows = []
+    for study in studies:
+        leading = _rows(study)
+        if any(_has_interval(row) for row in leading if row[2]):
+            leading = [row for row in leading if _has_interval(row) or not row[2]]
+        rows += [[*row, PUBLISHED.get(study["name"], "") if row[2] else ""] for row in leading]
+    table = markdown_table((*COLUMNS, "published for LiGO, sunk"), rows)
+    return _paragraphs([table, f"*Made on* {_made(studies)}."])
+
+
+def _paragraphs(parts: Sequence[str]) -> str:
     return "".join(f"{part}\n\n" for part in parts)
+
+
+def _of_scaling(study: Json) -> bool:
+    return str(study["name"]).startswith("scaling-")
 
 
 def _has_interval(row: Sequence[str]) -> bool:
@@ -157,8 +168,10 @@ def _points(trained: Json) -> list[Point]:
     ]
 
 
-def _rows(study: Json) -> Iterator[list[str]]:
-    for arm in study["arms"]:
+def _rows(study: Json) -> list[list[str]]:
+    """Of the table, the lowest final loss first."""
+    rows = []
+    for arm in sorted(study["arms"], key=lambda arm: arm["final_loss"]["mean_nats"]):
         loss = _written(arm["final_loss"], "nats", "{:.4f}".format)
         if right := arm.get("final_accuracy"):
             loss += f"; {_written(right, 'fraction', units.percent)} right"
@@ -179,7 +192,8 @@ def _rows(study: Json) -> Iterator[list[str]]:
             saved.append(
                 _written(short.get((1.0, SUNK, "flops")), "fraction", units.percent) if short else "not run"
             )
-        yield [study["name"], arm["arm"], *saved, loss, str(len(arm["seeds"]))]
+        rows.append([study["name"], arm["arm"], *saved, loss, str(len(arm["seeds"]))])
+    return rows
 
 
 def _written(found: Json | None, unit: str, write: Any) -> str:
@@ -200,8 +214,9 @@ def _equal(found: Any, other: Any) -> bool:
     return bool(found == other)
 
 
-def _made(study: Json) -> str:
-    made = [run["made"] for run in study["runs"]]
+def _made(studies: Sequence[Json]) -> str:
+    """On what, and when."""
+    made = [run["made"] for study in studies for run in study["runs"]]
     hardware = sorted({one["hardware"] for one in made if one["hardware"]})
     days = sorted({one["started"][:10] for one in made if one["started"]})
     return f"{', '.join(hardware) or 'unknown hardware'}, {' to '.join(dict.fromkeys((days[0], days[-1]))) if days else 'unknown date'}"
