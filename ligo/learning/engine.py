@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ligo.core import distributed
+from ligo.core.errors import ConfigError
 from ligo.growth.execute import ReadTensor
 from ligo.learning.forward import GrownFunction
 from ligo.learning.functional import LearnedMaps
@@ -65,13 +66,13 @@ class OperatorEngine(Protocol):
 class _Engine:
     """The optimiser, whose groups keep their own rates under one schedule."""
 
-    def __init__(self, loss: OperatorLoss, groups: list[dict[str, Any]], shape: BatchShape) -> None:
+    def __init__(self, loss: OperatorLoss, optimizer: torch.optim.Optimizer, shape: BatchShape) -> None:
         self._loss, self._shape = loss, shape
-        self._rates = [group["lr"] for group in groups]
-        self._adam = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.0)
+        self._rates = [group["lr"] for group in optimizer.param_groups]
+        self._optimizer: Any = optimizer
 
-    def _set_rates(self, factor: float, groups: list[dict[str, Any]]) -> None:
-        for group, rate in zip(groups, self._rates, strict=True):
+    def _set_rates(self, factor: float) -> None:
+        for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * factor
 
     def _micro_batches(self, windows: np.ndarray) -> Iterator[Tensor]:
@@ -82,15 +83,15 @@ class TorchOperatorEngine(_Engine):
     """One process."""
 
     def step(self, windows: np.ndarray, rate_factor: float, outside: Outside) -> tuple[float, float | None]:
-        self._set_rates(rate_factor, self._adam.param_groups)
+        self._set_rates(rate_factor)
         total = 0.0
         for batch in self._micro_batches(windows):
             loss = self._loss(batch, outside) / self._shape.micro_batches
             loss.backward()
             total += float(loss.detach())
         norm = nn.utils.clip_grad_norm_(self._loss.parameters(), CLIP)
-        self._adam.step()
-        self._adam.zero_grad(set_to_none=True)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
         return total, float(norm)
 
     def close(self) -> None:
@@ -105,15 +106,20 @@ class DeepSpeedOperatorEngine(_Engine):
     """
 
     def __init__(
-        self, loss: OperatorLoss, groups: list[dict[str, Any]], shape: BatchShape, keys: Mapping[str, Any]
+        self, loss: OperatorLoss, optimizer: torch.optim.Optimizer, shape: BatchShape, keys: Mapping[str, Any]
     ) -> None:
-        super().__init__(loss, groups, shape)
+        super().__init__(loss, optimizer, shape)
         check_deepspeed_keys(keys)
         deepspeed = import_deepspeed()
         zero = dict(keys.get("zero_optimization", {}))
+        if zero.get("stage", 0) and not isinstance(optimizer, torch.optim.AdamW):
+            raise ConfigError(
+                f"operator.optimizer=muon makes whole maps orthogonal, and ZeRO-{zero['stage']} gives the optimiser flat "
+                "pieces of them.\n  Try: deepspeed=zero0, or operator.optimizer=adamw"
+            )
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=loss,
-            optimizer=self._adam,
+            optimizer=optimizer,
             config={
                 "steps_per_print": 10**9,
                 "zero_allow_untested_optimizer": True,
@@ -127,7 +133,7 @@ class DeepSpeedOperatorEngine(_Engine):
         )
 
     def step(self, windows: np.ndarray, rate_factor: float, outside: Outside) -> tuple[float, float | None]:
-        self._set_rates(rate_factor, self._optimizer.param_groups)
+        self._set_rates(rate_factor)
         total = 0.0
         for batch in self._micro_batches(windows):
             loss = self._engine(batch, outside)
@@ -142,14 +148,14 @@ class DeepSpeedOperatorEngine(_Engine):
 
 
 def make_operator_engine(
-    loss: OperatorLoss, groups: list[dict[str, Any]], shape: BatchShape, deepspeed: Mapping[str, Any]
+    loss: OperatorLoss, optimizer: torch.optim.Optimizer, shape: BatchShape, deepspeed: Mapping[str, Any]
 ) -> OperatorEngine:
     """The engine for the ranks there are.
 
     Args:
-        groups: of AdamW, each with its own rate.
+        optimizer: whose groups have their own rates.
         deepspeed: DeepSpeed's own keys.
     """
     if distributed.world_size() == 1:
-        return TorchOperatorEngine(loss, groups, shape)
-    return DeepSpeedOperatorEngine(loss, groups, shape, deepspeed)
+        return TorchOperatorEngine(loss, optimizer, shape)
+    return DeepSpeedOperatorEngine(loss, optimizer, shape, deepspeed)

@@ -128,13 +128,13 @@ def learn_operator(
 
     whole = forward(micro_batch_tokens, "materialise")
     evaluation_flops = sum(forward(tokens_of(batch), "materialise").step.forward for batch in validation)
-    groups = learned.parameter_groups(operator)
-    if not groups:
+    optimizer = learned.optimizer(operator)
+    if optimizer is None:
         warn(
             "nothing is learned: no map of this growth can be (sizes of heads, vocabularies and experts are not mixed)"
         )
-    num_steps = operator.steps if groups else 0
-    engine = make_operator_engine(loss_of, groups, shape, deepspeed or {}) if groups else None
+    num_steps = operator.steps if optimizer else 0
+    engine = make_operator_engine(loss_of, optimizer, shape, deepspeed or {}) if optimizer else None
     flops, recomputed, tokens_seen = 0.0, 0.0, 0
 
     def record(step: int, **values: float) -> None:

@@ -28,6 +28,9 @@ from ligo.operators.copying import cyclic_index
 from ligo.operators.exactness import foldable
 from ligo.operators.factors import CopiesThenRows, Dense, Factor, Select
 from ligo.operators.maps import GrowthMaps, LayerMap, SpaceMap
+from ligo.training.optim import MuonWithAdamW, muon_norm
+
+BETAS = (0.9, 0.95)
 
 
 class LearnedMaps(nn.Module):
@@ -134,17 +137,33 @@ class LearnedMaps(nn.Module):
         above = torch.from_numpy(start.split[1].matrix()).to(expand)
         return Dense(expand - above, "learned"), start.split[1]
 
-    def parameter_groups(self, config: OperatorConfig) -> list[dict[str, Any]]:
-        """Adam groups with a step size that fits each shape.
+    def optimizer(self, config: OperatorConfig) -> torch.optim.Optimizer | None:
+        """AdamW, or Muon with AdamW, each map at its own rate; None where nothing is learned."""
+        muon, adamw = self.parameter_groups(config)
+        if not muon:
+            return torch.optim.AdamW(adamw, betas=BETAS, weight_decay=0.0) if adamw else None
+        return MuonWithAdamW(muon, adamw, lr=config.depth_lr, betas=BETAS)
+
+    def parameter_groups(
+        self, config: OperatorConfig
+    ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Groups for Muon and for AdamW, with a step size that fits each shape.
 
         A coherent Adam step on an r x c map has spectral norm of about 0.85 lr sqrt(r c), so each map
-        learns at eta / sqrt(r c): the relative spectral step is the same for every width. With `operator.lr` all
-        maps learn at that rate.
+        learns at eta / sqrt(r c): the relative spectral step is the same for every width. A step of Muon is orthogonal,
+        times lr 0.2 sqrt(max(r, c)). With `operator.lr` all maps learn at that rate.
         """
-        groups: list[dict[str, Any]] = [{"params": list(self.depth.values()), "lr": config.depth_lr}]
+        muon, adamw = [], [_group(list(self.depth.values()), config.depth_lr)]
         for parameter in [*self.expand.parameters(), *self.reduce.parameters()]:
-            groups.append({"params": [parameter], "lr": config.lr or config.eta / parameter.numel() ** 0.5})
-        return [group for group in groups if group["params"]]
+            if config.optimizer == "muon" and parameter.ndim == 2:
+                muon.append(_group([parameter], config.lr or config.eta / muon_norm(parameter.shape)))
+            else:
+                adamw.append(_group([parameter], config.lr or config.eta / parameter.numel() ** 0.5))
+        return muon, [group for group in adamw if group["params"]]
+
+
+def _group(parameters: list[nn.Parameter], lr: float) -> dict[str, Any]:
+    return {"params": parameters, "lr": lr, "weight_decay": 0.0}
 
 
 def _folding_keeps_the_start(plan: GrowthPlan) -> bool:

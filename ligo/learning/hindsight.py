@@ -82,7 +82,7 @@ def fit_to_trained(
     objective: Objective,
     seed: int,
 ) -> LearnedOperator:
-    """Fit the maps to trained weights: least squares over all grown tensors, `operator.steps` steps of Adam.
+    """Fit the maps to trained weights: least squares over all grown tensors, `operator.steps` steps of its optimiser.
 
     The last maps are kept, whatever their loss is before training: it says little of the loss after it. The first run is
     charged.
@@ -99,17 +99,16 @@ def fit_to_trained(
     learned = LearnedMaps(plan, operator)
     start = detached(learned())
     grown, goal = _Grown(plan, read, seed), _Goal(plan, first.read, start.spaces[RESIDUAL].fold_gains)
-    groups = learned.parameter_groups(operator)
     flops = 0.0
     with torch.no_grad():
         way = sum(float((goal(spec) - grown(spec, start)).square().sum()) for spec in goal.specs)
-    num_steps = operator.steps if groups and way else 0
-    adam = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.0) if num_steps else None
-    rates = [group["lr"] for group in groups]
+    optimizer = learned.optimizer(operator) if way else None
+    num_steps = operator.steps if optimizer else 0
+    rates = [group["lr"] for group in optimizer.param_groups] if optimizer else []
     left = 1.0 if way else 0.0  # of the way, in squares
     with progress("fitting the operator to trained weights", num_steps) as bar:
         for step in range(num_steps):
-            assert adam is not None
+            assert optimizer is not None
             left = 0.0
             for spec in goal.specs:  # tensor by tensor, so that neither model is held whole
                 missing = (goal(spec) - grown(spec, learned())).square().sum() / way
@@ -121,11 +120,11 @@ def fit_to_trained(
                     f"the squares are {left} at step {step}: the step size is too large.\n"
                     f"  Try: operator.eta={operator.eta / 3:.3g}"
                 )
-            for group, rate in zip(adam.param_groups, rates, strict=True):
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * warmup_cosine(step, num_steps, operator.warmup_fraction)
             norm = torch.nn.utils.clip_grad_norm_(learned.parameters(), CLIP)
-            adam.step()
-            adam.zero_grad(set_to_none=True)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
             flops += 3 * plan.build_flops(start)
             log({"arm": "learn", "step": step + 1, "tokens": 0, "flops": flops,
                  "wall_s": time.monotonic() - started, "train/loss": left, "grad_norm": float(norm)})  # fmt: skip

@@ -12,6 +12,7 @@ from ligo.operators.maps import GrowthMaps
 from ligo.operators.noise_level import NOISE_UNITS, NoiseLevel
 
 FORMS = ("dense", "new_rows", "low_rank", "vera")
+OPTIMIZERS = ("adamw", "muon")
 OPTIMIZER_STATES = ("reset", "keep_old", "grow")
 
 
@@ -44,6 +45,9 @@ class OperatorConfig:
     """Learned operators: tokens per step."""
     eta: float = 0.05
     """Learned operators: relative (spectral) step size; a map of r x c entries learns at eta / sqrt(r c)."""
+    optimizer: str = "adamw"
+    """Learned operators: adamw, or muon (maps by Muon, whose steps are near orthogonal, of spectral norm eta; the
+    rest by AdamW)."""
     lr: float | None = None
     """Learned operators: one learning rate for all maps instead of eta, as in the original recipe."""
     depth_lr: float = 2e-3
@@ -69,7 +73,9 @@ def check(config: OperatorConfig) -> None:
         ConfigError: the key, the value and the range are named.
     """
     check_between("operator.noise", config.noise, 0)
-    for key, choices in (("noise_unit", NOISE_UNITS), ("form", FORMS), ("optimizer_state", OPTIMIZER_STATES)):
+    for key, choices in (
+        ("noise_unit", NOISE_UNITS), ("form", FORMS), ("optimizer", OPTIMIZERS), ("optimizer_state", OPTIMIZER_STATES),
+    ):  # fmt: skip
         check_choice(f"operator.{key}", getattr(config, key), choices)
     if config.init is not None:
         for key in ("steps", "batch_tokens", "eta", "evaluate_every", "rank"):

@@ -5,7 +5,8 @@ All of them share one form: groups whose "lr" an engine sets at every step (`set
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import torch
@@ -74,20 +75,25 @@ class MuonWithAdamW(torch.optim.Optimizer):
     """
 
     def __init__(self, muon: Groups, adamw: Groups, *, lr: float, betas: tuple[float, float]) -> None:
-        self._num_muon = len(muon)
-        self._muon = torch.optim.Muon(muon, lr=lr, adjust_lr_fn="match_rms_adamw")
-        self._adamw = torch.optim.AdamW(adamw, lr=lr, betas=betas, fused=True)
-        super().__init__([*self._muon.param_groups, *self._adamw.param_groups], {"lr": lr})
+        parts: list[torch.optim.Optimizer] = [torch.optim.Muon(muon, lr=lr, adjust_lr_fn="match_rms_adamw")]
+        if adamw:  # torch refuses to make an optimiser of nothing
+            parts.append(torch.optim.AdamW(adamw, lr=lr, betas=betas, fused=True))
+        self._parts = [(part, len(part.param_groups)) for part in parts]
+        super().__init__([group for part in parts for group in part.param_groups], {"lr": lr})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
         assert closure is None, "a closure would be run twice"
-        groups = self.param_groups
-        parts = ((self._muon, groups[: self._num_muon]), (self._adamw, groups[self._num_muon :]))
-        for optimizer, own in parts:
+        groups = iter(self.param_groups)
+        for optimizer, num_groups in self._parts:
             # loading a state makes new groups and a new state
-            optimizer.param_groups, optimizer.state = own, self.state
+            optimizer.param_groups, optimizer.state = list(islice(groups, num_groups)), self.state
             optimizer.step()
+
+
+def muon_norm(shape: Sequence[int]) -> float:
+    """Spectral norm of a Muon step on a matrix, in units of its rate."""
+    return 0.2 * float(max(shape)) ** 0.5
 
 
 class RewarmingAdamW(torch.optim.Optimizer):
