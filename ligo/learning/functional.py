@@ -144,9 +144,7 @@ class LearnedMaps(nn.Module):
             return torch.optim.AdamW(adamw, betas=BETAS, weight_decay=0.0) if adamw else None
         return MuonWithAdamW(muon, adamw, lr=config.depth_lr, betas=BETAS)
 
-    def parameter_groups(
-        self, config: OperatorConfig
-    ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    def parameter_groups(self, config: OperatorConfig) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """Groups for Muon and for AdamW, with a step size that fits each shape.
 
         A coherent Adam step on an r x c map has spectral norm of about 0.85 lr sqrt(r c), so each map
