@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from transformers import AutoModelForCausalLM
 
 from ligo import grow
 from ligo.config import GrowConfig, compose
@@ -95,6 +97,18 @@ def losses(folder: Path) -> list[float]:
 
 
 # --- one arm ------------------------------------------------------------------------------------------------
+
+
+def test_the_last_checkpoint_can_be_exported_and_is_the_result(
+    command: tuple[str, ...], tmp_path: Path
+) -> None:
+    folder = tmp_path / "exported"
+    assert run(grow, *command, *INSIDE, "stages=[train]", "train.export=last", f"run.dir={folder}") == 0
+    last = folder / "checkpoints/grown/segment-2"
+    exported = AutoModelForCausalLM.from_pretrained(last / (last / "latest").read_text().strip() / "model")
+    trained = AutoModelForCausalLM.from_pretrained(folder / "trained")
+    assert exported.config.num_hidden_layers == 3
+    torch.testing.assert_close(exported.state_dict(), trained.state_dict(), rtol=0, atol=0)
 
 
 def test_exact_growth_leaves_the_loss_where_it_was(whole: Path) -> None:
