@@ -25,7 +25,7 @@ COLUMNS = (
 WORDS = (
     "The cost of growing, the small model sunk, as a share of the scratch run's, as a power of the target's FLOPs per token (size) "
     "and of the scratch run's tokens (horizon): exponents below 0 say that growing saves more, the larger or the longer. The last "
-    "column is a prediction, five decades of size and of horizon away from what was measured. Intervals at 95 %. With the small model "
+    "column is a prediction, five decades of size and of horizon away from what was measured. Intervals at 95 %. Cells that never reached the scratch run's loss are left out. With the small model "
     "charged there is nothing to fit: its training adds a constant, about half of the scratch run's FLOPs where a 7B was trained "
     "on as many tokens as a 13B."
 )

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from experiments import fits
-from ligo.accounting.savings import Point, Spent, TargetSaving, savings_by_target, targets
+from ligo.accounting.savings import CHARGED, SUNK, Point, Spent, TargetSaving, savings_by_target, targets
 from ligo.accounting.statistics import FEWEST_FOR_INTERVAL, estimate
 from ligo.core import units
 from ligo.core.files import read_json, write_text
 from ligo.reports.results import stated
 from ligo.reports.run_table import markdown_table
 from ligo.reports.study import over_seeds
+from ligo.reports.words import MET_AT_START, NOT_MEASURED, NOT_REACHED
 
 HERE = Path(__file__).resolve().parent
 README, PROJECT = HERE / "README.md", HERE.parent / "README.md"
@@ -34,8 +35,6 @@ PUBLISHED = {
     "vit": "55.4 %, DeiT small -> base (table 2)",
 }
 """What LiGO (Wang et al., ICLR 2023) states of the same pair at its real size, in FLOPs, the small model sunk."""
-SUNK, CHARGED = "small model sunk", "small model charged"
-
 Json = Mapping[str, Any]
 
 
@@ -128,6 +127,10 @@ def differences(study: Json) -> Iterator[str]:
                 found = stated(estimate([run[arm["trains"]][of_run] for run in runs]), unit)
                 if not _equal(found, stated_there):
                     yield f"{arm['arm']}: {key.replace('_', ' ')} {stated_there}, but its runs come to {found}"
+        for run in runs:
+            trained = run[arm["trains"]]
+            if trained["final_loss_nats"] != trained["evaluations"]["loss"][-1]:
+                yield f"{run['run']}: its final loss {trained['final_loss_nats']} is not that of its last evaluation"
         if arm["trains"] != "grown":
             continue
         again = _again(study, runs, "scratch")
@@ -148,6 +151,7 @@ def _ledger(study: Json, run: Json, baseline: str) -> list[TargetSaving]:
         other for other in study["runs"]
         if baseline in other and (other["size"], other["seed"]) == (run["size"], run["seed"])
     ]  # fmt: skip
+    same = [run] if baseline in run else same  # its own goes first
     if len(same) != 1:
         return []
     theirs = _points(same[0][baseline])
@@ -182,12 +186,16 @@ def _rows(study: Json) -> list[list[str]]:
                 for row in arm["savings"]
             }
             runs = [run for run in study["runs"] if run["run"] in arm["runs"]]
+            reached = arm["reached_final_loss_of_scratch_seeds"] == len(arm["seeds"])
+            at_start = MET_AT_START if arm["met_at_start_seeds"] else NOT_REACHED
             saved = [
-                _written(saving, "fraction", units.percent)
-                for saving in (
-                    found.get((1.0, SUNK, "flops")), found.get((1.0, CHARGED, "flops")), found.get((1.0, SUNK, "tokens")),
+                _written(found.get(key), "fraction", units.percent, absent)
+                for key, absent in (
+                    ((1.0, SUNK, "flops"), at_start),
+                    ((1.0, CHARGED, "flops"), NOT_MEASURED if reached else NOT_REACHED),
+                    ((1.0, SUNK, "tokens"), at_start),
                 )
-            ]  # fmt: skip
+            ]
             short = _again(study, runs, "short")
             saved.append(
                 _written(short.get((1.0, SUNK, "flops")), "fraction", units.percent) if short else "not run"
@@ -196,9 +204,9 @@ def _rows(study: Json) -> list[list[str]]:
     return rows
 
 
-def _written(found: Json | None, unit: str, write: Any) -> str:
+def _written(found: Json | None, unit: str, write: Any, absent: str = NOT_REACHED) -> str:
     if found is None or found[f"mean_{unit}"] is None:
-        return "not reached"
+        return absent
     text, interval = write(found[f"mean_{unit}"]), found[f"interval_{unit}"]
     return text if interval is None else f"{text} [{', '.join(map(write, interval))}]"
 

@@ -176,7 +176,7 @@ class GrowConfig:
     """What to do, in this order; two are controls: `continue` trains the small model on, `short` is the scratch run on a
     schedule as short as the grown run's."""
     seed: int = 0
-    """Seeds everything: data order, noise, fresh weights."""
+    """Of data order, noise and fresh weights; what is dropped follows from step and rank alone."""
     output: str = "text"
     """ligo.plan: text or json."""
 
@@ -242,6 +242,9 @@ def check(config: GrowConfig) -> None:
             "the stage small trains the small model, and the small model is one at hand.\n"
             "  Try: +small=scratch with small.shape, or leave small out of stages"
         )
+    if config.small.train_tokens is not None:
+        check_between("small.train_tokens", config.small.train_tokens, 0, above=True)
+    check_between("small.train_sequence_length", config.small.train_sequence_length, 1)
     if config.output not in ("text", "json"):
         raise ConfigError(f"output={config.output} is not text or json.\n  Try: output=json")
     if config.write.dtype not in DTYPES:

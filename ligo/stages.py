@@ -33,7 +33,7 @@ from ligo.core.log import say
 from ligo.core.run import Run
 from ligo.core.units import flops as in_flops
 from ligo.costs import grown_dtype
-from ligo.data.loader import Batches, Data, rank_slice, validation_batches
+from ligo.data.loader import Batches, Data, check_budget, rank_slice, validation_batches
 from ligo.families.base import Family
 from ligo.families.stock import expected_shapes
 from ligo.growth.plan import GrowthPlan
@@ -350,6 +350,9 @@ class GrowthRun:
         """Train the small model on for as many FLOPs as the growth and the grown model took: the control.
 
         It goes on with its own moments where the grown model begins with grown ones.
+
+        Raises:
+            DataError: that is more text than there is, and data.when_exhausted=stop.
         """
         from ligo.training.dropping import training_flops
 
@@ -357,6 +360,7 @@ class GrowthRun:
         times = (operator_flops(self.run) + self._grown_flops()) / small
         tokens = round(times * self.config.train.max_tokens)
         training = replace(self.config.train, max_tokens=tokens, rewarm_steps=0)
+        check_budget(self.corpus, self.config.data, tokens // self.config.data.sequence_length)
         model = self._pretrained(self.small.folder)
         self._train_arm(
             "continue", "continue", model, training, family=self.plan.small, state=self._small_state()

@@ -140,6 +140,10 @@ def _leave_out(argument: str, study: StudyConfig) -> None:
             f"~study.{kind}.{close}" if close else f"leave it out; there are {', '.join(there) or 'none'}"
         )
         raise ConfigError(f"{argument}: the study has no such name.\n  Try: {instead}")
+    if kind == "arms" and len(there) == 1:
+        raise ConfigError(
+            f"{argument}: it is the last arm, and a study without arms has nothing to run.\n  Try: another arm"
+        )
     del there[name]
 
 

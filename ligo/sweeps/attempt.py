@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ligo.core.files import read_json, write_json
+from ligo.core.launcher import EXIT_CODE_FILE
 
 LOGS = "logs"
 
@@ -95,18 +96,22 @@ def run_once(
             status_before=status_time(folder),
         )
         _record(folder, [*before, now])
+        said = folder / LOGS / "exit-code"
+        said.unlink(missing_ok=True)
         with open(folder / LOGS / now.log, "ab") as log:
             child = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **(environment or {})},
+                env={**os.environ, EXIT_CODE_FILE: str(said.absolute()), **(environment or {})},
                 pass_fds=[lock],
                 start_new_session=True,  # Ctrl-C reaches the sweep alone, which passes it on once
             )
         on_start(child)
         exit_code = child.wait()
+        if exit_code and said.is_file():  # what its ranks ended with, which torchrun does not pass on
+            exit_code = int(said.read_text())
         record_end(folder, exit_code)
         return exit_code
 

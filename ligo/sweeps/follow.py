@@ -182,7 +182,7 @@ def _as_json(found: Outcome) -> dict[str, Any]:
     return {
         "arm": found.arm, "size": found.size, "best_rate": found.best_rate, "bracketed": found.bracketed,
         "rates_tried": sorted({trial.rate for trial in found.trials if trial.rate is not None}),
-        "losses": finite, "mean": found.mean if found.mean is not None and math.isfinite(found.mean) else None,
+        "finished": list(found.finished), "losses": finite, "mean": found.mean if found.mean is not None and math.isfinite(found.mean) else None,
         "deviation": found.deviation, "runs": [trial.name for trial in found.trials],
     }  # fmt: skip
 

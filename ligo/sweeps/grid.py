@@ -176,6 +176,8 @@ class Outcome:
     """None: no search."""
     losses: tuple[float, ...]
     """Final losses at the best rate, one for each seed that is finished."""
+    finished: tuple[str, ...] = ()
+    """The runs that they are of."""
 
     @property
     def grown(self) -> bool:
@@ -242,5 +244,5 @@ def outcome(study: StudyConfig, cell: Cell, loss_of: Callable[[Trial], float | N
         best, bracketed = search.best, search.bracketed
     seeds = [cell.trial(seed, best) for seed in study.seeds]
     trials += [trial for trial in seeds if trial not in trials]
-    losses = tuple(loss for trial in seeds if (loss := loss_of(trial)) is not None)
-    return Outcome(cell.arm, cell.size, tuple(trials), best, bracketed, losses)
+    ended = {trial.name: loss for trial in seeds if (loss := loss_of(trial)) is not None}
+    return Outcome(cell.arm, cell.size, tuple(trials), best, bracketed, tuple(ended.values()), tuple(ended))

@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from ligo.core import distributed
-from ligo.core.errors import EXIT_PREEMPTED, ConfigError, require
+from ligo.core.errors import EXIT_PREEMPTED, ConfigError, ResourceError, require
 from ligo.core.files import write_text
 from ligo.sweeps.attempt import LOGS, record_end, run_once
 from ligo.sweeps.status import is_finished
@@ -54,14 +54,12 @@ class SlurmLauncher:
 
     def __init__(self, cluster: ClusterConfig, study: Path) -> None:
         self._cluster, self._study = cluster, study
+        self._last: dict[str, Placed] | None = None
 
     def submit(self, jobs: Sequence[Job]) -> None:
         if not jobs:
             return
-        os.environ["SUBMITIT_PREEMPT_SIGNAL"] = (
-            "USR1"  # what ligo.grow saves a checkpoint at; read when imported
-        )
-        submitit = require("submitit", extra="slurm", why="cluster=slurm")
+        submitit = _submitit()
         cluster = self._cluster
         executor = submitit.SlurmExecutor(self._study / ".submitit", max_num_timeout=cluster.max_restarts)
         executor.update_parameters(
@@ -80,7 +78,13 @@ class SlurmLauncher:
             write_text(job.folder / LOGS / "slurm", slurm_job.job_id + "\n")
 
     def placed(self) -> dict[str, Placed]:
-        return slurm_placed(self._study)
+        """As last known, where squeue does not answer for a while."""
+        try:
+            self._last = slurm_placed(self._study)
+        except ResourceError:
+            if self._last is None:
+                raise
+        return self._last
 
     def stop(self, signal_number: int) -> None:
         """Nothing: Slurm's jobs go on without the sweep (scancel ends them)."""
@@ -105,7 +109,11 @@ _ENDED = (
 
 
 def slurm_placed(study: Path) -> dict[str, Placed]:
-    """What Slurm says of the runs of a study that it has, or had until a few minutes ago."""
+    """What Slurm says of the runs of a study that it has, or had until a few minutes ago.
+
+    Raises:
+        ResourceError: squeue does not answer.
+    """
     ids = {file.read_text().strip(): file.parent.parent.name for file in study.glob(f"*/{LOGS}/slurm")}
     if not ids or shutil.which("squeue") is None:
         return {}
@@ -113,6 +121,11 @@ def slurm_placed(study: Path) -> dict[str, Placed]:
         ["squeue", "--noheader", "--array", "--me", "--states=all", "--format=%i|%T|%r"],
         capture_output=True, text=True,
     )  # fmt: skip
+    if answer.returncode:
+        raise ResourceError(
+            f"squeue does not answer, so it is not known which runs of {study.name} are in the queue: "
+            f"{answer.stderr.strip() or f'exit code {answer.returncode}'}\n  Try: the same command again in a while"
+        )
     placed = {}
     for job, state, reason in (line.split("|") for line in answer.stdout.splitlines()):
         if job not in ids or state in _ENDED:

@@ -172,7 +172,7 @@ def planned(study: Path) -> dict[str, dict[str, Any]]:
 
 
 def best_run(study: Path, arm: str | None = None) -> Path:
-    """The run of a finished study, or of one arm of it, with the lowest final loss at its arm's best rate.
+    """The run of a finished study, or of one arm of it, with the lowest final loss, of all seeds at its arm's best rate.
 
     Args:
         arm: as the table names it: ARM, or ARM (SIZE).
@@ -182,20 +182,27 @@ def best_run(study: Path, arm: str | None = None) -> Path:
     """
     path = study / "rates.json"
     found = {_label(entry): entry for entry in read_json(path)} if path.exists() else {}
-    finished = {label: entry for label, entry in found.items() if entry["mean"] is not None}
+    finished = {
+        label: [
+            (loss, name)
+            for name, loss in zip(entry.get("finished", ()), entry["losses"], strict=False)
+            if loss is not None
+        ]
+        for label, entry in found.items()
+    }
+    finished = {label: runs for label, runs in finished.items() if runs}
     if not finished:
         raise ConfigError(
             f"the study {study.name} has no results yet.\n  Try: python -m ligo.sweep status {study.name}"
         )
     if arm is not None and arm not in finished:
+        close = nearest(arm, finished) or next(iter(finished))
         raise ConfigError(
             f"the study {study.name} has no result of an arm {arm!r}.\n  Arms: {', '.join(finished)}.\n"
-            f"  Try: python -m ligo.sweep best {study.name} '{nearest(arm, finished)}'"
+            f"  Try: python -m ligo.sweep best {study.name} '{close}'"
         )
-    best = finished[arm] if arm is not None else min(finished.values(), key=lambda entry: entry["mean"])
-    runs = planned(study)
-    at_best = [name for name in best["runs"] if runs[name].get("rate") == best["best_rate"]]
-    return study / at_best[0]
+    candidates = finished[arm] if arm is not None else [run for runs in finished.values() for run in runs]
+    return study / min(candidates)[1]
 
 
 def _label(entry: Mapping[str, Any]) -> str:

@@ -142,8 +142,8 @@ def check(config: TrainConfig, section: str) -> None:
         )
     if config.max_tokens < config.batch_tokens:
         raise ConfigError(
-            f"{section}.max_tokens={config.max_tokens} is less than one step of {section}.batch_tokens="
-            f"{config.batch_tokens}.\n  Try: {section}.max_tokens={100 * config.batch_tokens}"
+            f"{section}.max_tokens={config.max_tokens} is less than one step of {config.batch_tokens} tokens "
+            f"(train.batch_tokens).\n  Try: {section}.max_tokens={100 * config.batch_tokens}"
         )
     if config.rewarm_steps and config.optimizer != "adamw":
         raise ConfigError(

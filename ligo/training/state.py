@@ -131,7 +131,10 @@ def read_state(files: list[Path], held: Iterable[Held], *, rank: int) -> dict[st
                         else torch.zeros_like(one.weights, dtype=found.dtype, requires_grad=False)
                     )
                 one.state[key].reshape(-1)[stretch.offset :][: stretch.length] = found.to(one.weights.device)
-            one.state.update(saved.numbers(stretch.name))
+            one.state.update(
+                (key, number.to(one.weights.device) if isinstance(number, Tensor) else number)
+                for key, number in saved.numbers(stretch.name).items()
+            )  # fused steps read them there
         one.state.update(saved.own(number, one, rank))
     return saved.extra
 
