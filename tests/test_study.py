@@ -55,6 +55,8 @@ def test_an_arm_or_size_is_left_out_by_its_name_points_and_all() -> None:
     assert [*config.study.sizes] == ["1.6m-tokens", "3.1m-tokens"]
     assert {*whole.study.arms} - {*config.study.arms} == {"stack"}
     assert rest == []
+    with pytest.raises(ConfigError, match="the last arm"):
+        compose_sweep(["+study=scaling", *(f"~study.arms.{arm}" for arm in whole.study.arms)])
     with pytest.raises(ConfigError, match="no such name.\n  Try: ~study.arms.scratch"):
         compose_sweep(["+study=scaling", "~study.arms.skratch"])
     with pytest.raises(ConfigError, match="no such name.\n  Try: leave it out; there are none"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -11,12 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from ligo.core.errors import ConfigError
-from ligo.core.files import write_json
+from ligo.core.errors import ConfigError, ResourceError
+from ligo.core.files import write_json, write_text
 from ligo.core.run import Run
 from ligo.sweep import main
 from ligo.sweeps.attempt import attempts, is_locked, log_tail, run_once
+from ligo.sweeps.slurm import SlurmLauncher
 from ligo.sweeps.status import RunState, find_run, read_state, study_states, table
+from ligo.sweeps.submit import ClusterConfig
 from tests.conftest import REPO
 
 WAIT_S = 30.0
@@ -40,6 +43,36 @@ def until(folder: Path, state: str) -> RunState:
         assert time.monotonic() < deadline, f"still {found}"
         time.sleep(0.01)
     return found
+
+
+def test_the_exit_code_is_that_of_the_ranks_where_a_launcher_does_not_pass_it_on(tmp_path: Path) -> None:
+    child = "import sys; from ligo.core.launcher import leave_exit_code; leave_exit_code(6); sys.exit(1)"
+    assert run_once(tmp_path, [sys.executable, "-c", child]) == 6
+    assert attempts(tmp_path)[-1].exit_code == 6
+    assert run_once(tmp_path, [sys.executable, "-c", "import sys; sys.exit(3)"]) == 3
+
+
+def test_a_queue_that_does_not_answer_is_not_taken_for_an_empty_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, squeue = tmp_path / "study", tmp_path / "bin" / "squeue"
+    write_text(study / "run" / "logs" / "slurm", "7\n")
+    squeue.parent.mkdir()
+    monkeypatch.setenv("PATH", f"{squeue.parent}:{os.environ['PATH']}")
+
+    def answers(script: str) -> None:
+        squeue.write_text(f"#!/bin/sh\n{script}\n")
+        squeue.chmod(0o755)
+
+    launcher = SlurmLauncher(ClusterConfig(name="slurm"), study)
+    answers("echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1")
+    with pytest.raises(ResourceError, match="squeue does not answer(.|\n)*Unable to contact"):
+        launcher.placed()
+    answers("echo '7|PENDING|Priority'")
+    known = launcher.placed()
+    assert known["run"].state == "queued"
+    answers("exit 1")
+    assert launcher.placed() == known
 
 
 @pytest.fixture

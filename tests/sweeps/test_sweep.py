@@ -69,6 +69,30 @@ def test_a_study_searches_each_arms_rate_then_runs_the_other_seeds(
     assert again == results  # arms that are left out keep what was found of them
 
 
+def test_the_best_run_is_the_lowest_of_all_seeds(capsys: pytest.CaptureFixture[str]) -> None:
+    main(
+        [
+            "train.lr=2e-3,4e-3",
+            "stages=[write,train]",
+            "study.name=seeds",
+            STAND_IN,
+            "study.seeds=[1,0]",
+            "cluster.workers=4",
+        ]
+    )
+    runs = json.loads(Path("runs/seeds/study.json").read_text())["runs"]
+    capsys.readouterr()
+    main(["best", "seeds"])
+    best = runs[Path(capsys.readouterr().out.strip()).name]
+    assert best["seed"] == 0
+    assert best["arm"] == "0.002"
+    with pytest.raises(SystemExit):
+        main(["best", "seeds", "nobody"])
+    error = capsys.readouterr().err
+    assert "has no result of an arm 'nobody'" in error
+    assert "None" not in error
+
+
 def test_what_was_preempted_is_tried_again_and_what_failed_is_told(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

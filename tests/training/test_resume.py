@@ -235,6 +235,14 @@ def test_numbers_and_tensors_of_an_optimiser_come_back_as_they_were(tmp_path: Pa
         read_state(files[:1], [empty(6, 0)], rank=0)
 
 
+def test_numbers_come_back_to_the_device_of_the_weights(tmp_path: Path) -> None:
+    write_state(tmp_path / "state.safetensors", [held(1.0)], rank=0, world_size=1, extra={})
+    there = Held(torch.zeros(6, device="meta"), {}, (Stretch("w", (2, 3), 0, 0, 6),))
+    read_state([tmp_path / "state.safetensors"], [there], rank=0)
+    assert there.state["step"].device.type == there.state["exp_avg"].device.type == "meta"
+    assert there.state["k"] == 3
+
+
 def test_what_cannot_be_dealt_out_anew_is_refused_with_the_reason(tmp_path: Path) -> None:
     file = tmp_path / "state.safetensors"
     write_state(file, [held(1.0, torch.arange(2.0))], rank=0, world_size=1, extra={})
