@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # experiments/run.sh STUDY data.path=DATA [data.validation_path=DATA] [more options]: the small model that the study grows, the
-# study (llama, llama-2x, gpt2, bert, roberta, vit, no-pretrained, combine, budget,
-# moments), its report. The same command goes on after any cut.
+# study (llama, llama-2x, gpt2, bert, roberta, vit, no-pretrained, combine, budget, moments), its report. The same command goes on
+# after any cut.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-.venv/bin/python}
