@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from experiments.tables import differences, tables
+from experiments.tables import PUBLISHED, brief, differences, tables
 from ligo.reports.html import write_study_report
 
 from .study_folder import SCRATCH, add_run
@@ -33,6 +33,7 @@ def test_figures_are_counted_again_from_evaluations(tmp_path: Path) -> None:
     grown["grown"]["evaluations"]["loss"][-1] = 3.1
     found = list(differences(study))
     assert any(what.startswith("ligo: 1.0 small model sunk flops: ") for what in found)
+    assert any("is not that of its last evaluation" in what for what in found)
     grown["grown"]["final_loss_nats"] = 3.1
     assert any(what.startswith("ligo: final loss ") for what in differences(study))
 
@@ -71,10 +72,28 @@ def test_in_brief_grown_arms_without_an_interval_are_left_out(tmp_path: Path) ->
         add_run(folder, "ligo", seed, (4.0, 3.2, 3.0))
     add_run(folder, "stack", 0, (4.0, 3.2, 3.0))
     study = json.loads(write_study_report(folder, tmp_path / "out" / "report.html")[1].read_text())
-    whole, brief = (tables([study], brief=brief).splitlines() for brief in (False, True))
-    arms = [[row.split(" | ")[1] for row in rows if row.startswith("| sizes |")] for rows in (whole, brief)]
+    study["name"] = "gpt2"  # of which LiGO's paper speaks
+    short = brief([study, study | {"name": "scaling-1"}]).splitlines()
+    arms = [
+        [row.split(" | ")[1] for row in rows if row.startswith("| gpt2 |")]
+        for rows in (tables([study]).splitlines(), short)
+    ]
     assert (sorted(arms[0]), sorted(arms[1])) == (["ligo", "scratch", "stack"], ["ligo", "scratch"])
-    assert "not run" in next(row for row in brief if "| ligo |" in row)  # there is no short schedule
+    ligo, scratch = (next(row for row in short if f"| {arm} |" in row) for arm in ("ligo", "scratch"))
+    assert "not run" in ligo  # there is no short schedule
+    assert PUBLISHED["gpt2"] in ligo
+    assert PUBLISHED["gpt2"] not in scratch
+    assert not any("scaling-1" in row for row in short)
+
+
+def test_an_arm_that_was_there_at_its_start_is_not_said_to_miss_the_loss(tmp_path: Path) -> None:
+    folder = tmp_path / "early"
+    add_run(folder, "scratch", 0, SCRATCH, trains="scratch")
+    add_run(folder, "ligo", 0, (1.0, 0.9, 0.8))
+    study = json.loads(write_study_report(folder, tmp_path / "out" / "report.html")[1].read_text())
+    row = next(line for line in tables([study]).splitlines() if "| ligo |" in line)
+    assert "met at the start" in row
+    assert "not reached" not in row
 
 
 def test_the_tables_here_are_those_of_the_results() -> None:
