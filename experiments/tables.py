@@ -197,8 +197,11 @@ def _rows(study: Json) -> list[list[str]]:
                 )
             ]
             short = _again(study, runs, "short")
+            everywhere = all(_ledger(study, run, "short") for run in runs)  # at each of its seeds
             saved.append(
-                _written(short.get((1.0, SUNK, "flops")), "fraction", units.percent) if short else "not run"
+                _written(short.get((1.0, SUNK, "flops")), "fraction", units.percent)
+                if everywhere
+                else "not run"
             )
         rows.append([study["name"], arm["arm"], *saved, loss, str(len(arm["seeds"]))])
     return rows
