@@ -32,6 +32,7 @@ from ligo.core.run import Run
 from ligo.families.base import Family
 from ligo.families.stock import expected_shapes
 from ligo.growth.plan import GrowthPlan
+from ligo.growth_stages import GrowthStages
 from ligo.plan import make_plan, plan_json
 from ligo.schedule import Growth, first_model, plan_growths, segments
 from ligo.stages import GrowthRun
@@ -73,7 +74,7 @@ class SegmentedRun(GrowthRun):
         with suppress(OSError):  # checkpoints that are kept for good stay in there
             self.run.checkpoints(_ARM).rmdir()
 
-    def _train_segment(self, grown: GrowthRun | None, growth: Growth | None) -> None:
+    def _train_segment(self, grown: GrowthStages | None, growth: Growth | None) -> None:
         """Train from one growth to the next, and keep the model that comes out.
 
         Args:
@@ -101,7 +102,7 @@ class SegmentedRun(GrowthRun):
         if growth is not None:
             self._keep_for_growth(engine, family, growth, done, health, checkpoints)
         elif grown is not None:
-            grown._keep_trained(engine.weights(), done.tokens, done.loss, self.run.trained)
+            grown.keep_trained(engine.weights(), done.tokens, done.loss, self.run.trained)
         engine.close()
         if growth is None:
             self._finish_arm("train", _ARM, training, done, checkpoints)
@@ -110,7 +111,7 @@ class SegmentedRun(GrowthRun):
         """Of an arm that begins with the small model itself."""
         return self.plan.small, self.small.folder, self._small_state(), None
 
-    def _evaluated(self, engine: Engine, grown: GrowthRun, number: int, start: Progress) -> Progress:
+    def _evaluated(self, engine: Engine, grown: GrowthStages, number: int, start: Progress) -> Progress:
         """The start of a segment with the loss right after growth, which is logged and kept once."""
         known = grown.run.stage_results().get("evaluate")
         if known is not None:
@@ -160,7 +161,7 @@ class SegmentedRun(GrowthRun):
     def _folder(self, growth: Growth, *inside: str) -> Path:
         return self.run.folder.joinpath(f"growth-{growth.number}", *inside)
 
-    def _inner_run(self, growth: Growth) -> GrowthRun:
+    def _inner_run(self, growth: Growth) -> GrowthStages:
         """A growth as a run of its own; the segment before it has ended."""
         run, small = Run(self._folder(growth)), self._folder(growth, "small")
         config, checkpoint = growth.config(self.config, small), Checkpoint.open(small)
@@ -169,7 +170,7 @@ class SegmentedRun(GrowthRun):
             write_json(run.plan, plan_json(config, plan))
         tracker = _LearningOf(growth, self._tracker)
         small_checkpoint = checkpoint.named_for(plan.small)
-        return GrowthRun(config, run, self._config_hash, small_checkpoint, plan, self.corpus, tracker)
+        return GrowthStages(config, run, self._config_hash, small_checkpoint, plan, self.corpus, tracker)
 
     @property
     def _plans(self) -> list[GrowthPlan]:
@@ -199,14 +200,14 @@ class SegmentedRun(GrowthRun):
         return summarise(config, self.run, self.small, self.plan, inner)
 
 
-def _made_by(grown: GrowthRun) -> _Beginning:
+def _made_by(grown: GrowthStages) -> _Beginning:
     """After a growth."""
-    state = grown._grown_state()
-    new = grown._new() if state is not None and grown.config.train.rewarm_steps else None
+    state = grown.grown_state()
+    new = grown.new_elements() if state is not None and grown.config.train.rewarm_steps else None
     return grown.plan.target, grown.run.grown, state, new
 
 
-def _after(grown: GrowthRun) -> tuple[Progress, Health]:
+def _after(grown: GrowthStages) -> tuple[Progress, Health]:
     """Where the arm stands after a growth: at the same step, with what growing cost; and what it has seen so far."""
     kept = read_json(grown.small.folder / "progress.json")
     before = Progress(**kept["progress"])
