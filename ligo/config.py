@@ -379,7 +379,7 @@ def check_training_fits(config: GrowConfig) -> None:
         ConfigError: the numbers, and the nearest that fit.
     """
     from ligo.core.distributed import world_size
-    from ligo.learning.config import learn_shape
+    from ligo.learning.config import check_partitions, learn_shape
     from ligo.training.compute import check_fits
     from ligo.training.config import batch_shape, check_deepspeed_keys
 
@@ -387,6 +387,7 @@ def check_training_fits(config: GrowConfig) -> None:
         learn_shape(config.learn, config.operator.batch_tokens, config.data.sequence_length, world_size())
         if world_size() > 1:
             check_deepspeed_keys(config.deepspeed)
+            check_partitions(config.operator.optimizer, config.deepspeed)
     for arm in _arms(config):
         batch_shape(arm, config.data.sequence_length, world_size())
         check_fits(arm, config.deepspeed)

@@ -136,6 +136,18 @@ def test_training_that_cannot_be_is_refused_before_any_work(arguments: list[str]
         check_training_fits(config)
 
 
+def test_several_ranks_cannot_learn_maps_by_muon_with_partitions(monkeypatch: pytest.MonkeyPatch) -> None:
+    config, _ = compose(["operator.optimizer=muon", "deepspeed=zero2", "stages=[learn,write]"])
+    check_training_fits(config)  # one process learns without ZeRO
+    monkeypatch.setattr("ligo.core.distributed.world_size", lambda: 2)
+    with pytest.raises(
+        ConfigError, match="ZeRO-2 gives the optimiser flat pieces(.|\n)*Try: deepspeed=zero0"
+    ):
+        check_training_fits(config)
+    whole, _ = compose(["operator.optimizer=muon", "deepspeed=zero0", "stages=[learn,write]"])
+    check_training_fits(whole)
+
+
 def test_deepspeeds_own_keys_pass_through() -> None:
     config, _ = compose(["deepspeed=zero3", "deepspeed.zero_optimization.overlap_comm=false"])
     assert config.deepspeed == {"zero_optimization": {"stage": 3, "overlap_comm": False}}

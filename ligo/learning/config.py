@@ -5,7 +5,9 @@ What is learned, and its recipe, are in `operator`; none of these options is mea
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ligo.core.checks import check_between, check_choice
 from ligo.core.errors import ConfigError
@@ -54,6 +56,24 @@ def check(config: LearnConfig) -> None:
         check_choice(f"learn.{key}", getattr(config, key), choices)
     if config.micro_batch_tokens is not None:
         check_between("learn.micro_batch_tokens", config.micro_batch_tokens, 1)
+
+
+def check_partitions(optimizer: str, deepspeed: Mapping[str, Any]) -> None:
+    """Refuse an optimiser of maps that ZeRO cannot deal out over several ranks.
+
+    Args:
+        optimizer: `operator.optimizer`.
+        deepspeed: DeepSpeed's own keys.
+
+    Raises:
+        ConfigError: muon, with partitions.
+    """
+    stage = deepspeed.get("zero_optimization", {}).get("stage", 0)
+    if optimizer == "muon" and stage >= 1:
+        raise ConfigError(
+            f"operator.optimizer=muon makes whole maps orthogonal, and ZeRO-{stage} gives the optimiser flat pieces of "
+            "them.\n  Try: deepspeed=zero0, or operator.optimizer=adamw"
+        )
 
 
 def learn_shape(config: LearnConfig, batch_tokens: int, sequence_length: int, world_size: int) -> BatchShape:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from ligo.core import distributed
-from ligo.core.errors import ConfigError
 from ligo.growth.execute import ReadTensor
 from ligo.learning.forward import GrownFunction
 from ligo.learning.functional import LearnedMaps
@@ -112,11 +111,6 @@ class DeepSpeedOperatorEngine(_Engine):
         check_deepspeed_keys(keys)
         deepspeed = import_deepspeed()
         zero = dict(keys.get("zero_optimization", {}))
-        if zero.get("stage", 0) and not isinstance(optimizer, torch.optim.AdamW):
-            raise ConfigError(
-                f"operator.optimizer=muon makes whole maps orthogonal, and ZeRO-{zero['stage']} gives the optimiser flat "
-                "pieces of them.\n  Try: deepspeed=zero0, or operator.optimizer=adamw"
-            )
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=loss,
             optimizer=optimizer,

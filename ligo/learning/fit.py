@@ -19,7 +19,7 @@ from ligo.core.log import progress, warn
 from ligo.data.loader import rank_slice
 from ligo.growth.execute import ReadTensor
 from ligo.growth.plan import GrowthPlan
-from ligo.learning.config import LearnConfig, learn_shape
+from ligo.learning.config import LearnConfig, check_partitions, learn_shape
 from ligo.learning.cost import Forward, choose_forward
 from ligo.learning.engine import OperatorLoss, make_operator_engine
 from ligo.learning.forward import GrownFunction
@@ -90,6 +90,7 @@ def learn_operator(
         deepspeed: DeepSpeed's own keys, for several ranks.
 
     Raises:
+        ConfigError: the batches, or the optimiser, cannot be spread over the ranks there are.
         NumericsError: the loss is not finite.
     """
     started = time.monotonic()
@@ -107,6 +108,8 @@ def learn_operator(
     first = batch_at(0)
     length = tokens_of(first) // len(first)
     shape = learn_shape(config, tokens_of(first), length, distributed.world_size())
+    if distributed.world_size() > 1:
+        check_partitions(operator.optimizer, deepspeed or {})
     micro_batch_tokens = length * shape.windows_per_micro_batch
     num_micro_batches = shape.micro_batches * distributed.world_size()
 
