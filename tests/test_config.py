@@ -105,6 +105,7 @@ def test_training_from_scratch_takes_its_own_rate_and_the_rest_from_train() -> N
         (["scratch.max_tokens=100"], "scratch.max_tokens=100 is less than one step of 1024 tokens .train.batch_tokens."),
         (["small=scratch", "small.shape.hidden_size=8"], "small.shape lacks num_hidden_layers"),
         ([*LLAMA, "operator=ligo", "operator.init=exakt"], "operator.init=exakt(.|\n)*Try: operator.init=exact"),
+        ([*LLAMA, "operator=bert2bert", "operator.init=stack"], "operator=bert2bert is not learned(.|\n)*Try: operator=ligo operator.init=stack"),
         ([*LLAMA, "operator.width=net3net"], "width operator 'net3net' is not known"),
     ],
 )  # fmt: skip

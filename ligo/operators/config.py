@@ -78,6 +78,11 @@ def check(config: OperatorConfig) -> None:
     ):  # fmt: skip
         check_choice(f"operator.{key}", getattr(config, key), choices)
     if config.init is not None:
+        if config.name in STARTS and config.name != "ligo_original":
+            raise ConfigError(
+                f"operator={config.name} is not learned, and operator.init={config.init} says what maps are learned from.\n"
+                f"  Try: operator=ligo operator.init={config.init}, or operator={config.name} operator.init=null"
+            )
         for key in ("steps", "batch_tokens", "eta", "evaluate_every", "rank"):
             check_between(f"operator.{key}", getattr(config, key), 0, above=True)
         if config.lr is not None:
