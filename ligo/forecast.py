@@ -27,7 +27,7 @@ from ligo.accounting.memory import (
 from ligo.config import GrowConfig, learns_maps
 from ligo.core.distributed import world_size
 from ligo.growth.plan import GrowthPlan
-from ligo.learning.config import LearnConfig, learn_shape
+from ligo.learning.config import LearnConfig, learn_shape, measured_as_written
 from ligo.operators.noise_level import NoiseLevel
 from ligo.training.config import TrainConfig, batch_shape
 from ligo.training.schedule import num_steps
@@ -194,10 +194,9 @@ class Forecast:
         shape = learn_shape(options, operator.batch_tokens, self.length, self.ranks)
         steps = operator.steps if learning.parameters else 0
         micro = learning.flops(shape.windows_per_micro_batch * self.length, options.forward).step.training
-        exactly = options.small in ("fp32", "offload")
-        evaluations = 1 + math.ceil(steps / operator.evaluate_every) + (not exactly)
-        # the best maps once more, as they will be written
-        written = bool(steps) and bool(operator.noise or not exactly)
+        evaluations = 1 + math.ceil(steps / operator.evaluate_every)
+        start, best = measured_as_written(options, operator.noise, self.plan.exactness.in_width)
+        written = start + (best and bool(steps))
         whole, rest = divmod(self._validation_windows, _VALIDATION_WINDOWS)
         per_evaluation = whole * self._evaluation_flops(_VALIDATION_WINDOWS) + self._evaluation_flops(rest)
         flops = steps * micro * shape.micro_batches * self.ranks + (evaluations + written) * per_evaluation
@@ -206,7 +205,8 @@ class Forecast:
         passes = self._validation_passes / self.ranks
         work += self._learning_step(options, learns=False).work.times(evaluations * passes)
         if written:
-            work += self._learning_step(options, learns=False, noise=operator.noise_level).work.times(passes)
+            noisy = self._learning_step(options, learns=False, noise=operator.noise_level)
+            work += noisy.work.times(written * passes)
         return StageCost(self.learning_memory(options), flops, self._seconds(work), self.ranks, work)
 
     def learning_memory(self, options: LearnConfig) -> Memory:

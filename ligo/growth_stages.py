@@ -140,13 +140,16 @@ class GrowthStages:
         result.update(
             flops=learned.flops, recomputed_flops=learned.recomputed_flops, tokens=learned.tokens,
             wall_s=learned.wall_s, best_step=learned.best_step, start_loss=learned.start_loss,
-            best_loss=learned.best_loss, parameters=learned.num_parameters, small=learned.small,
-            ranks=distributed.world_size(), captured=learned.captured,
+            best_loss=learned.best_loss, quiet_loss=learned.quiet_loss,
+            parameters=learned.num_parameters, small=learned.small, ranks=distributed.world_size(), captured=learned.captured,
         )  # fmt: skip
         if learned.captured is not None:
             say(f"the maps make {learned.captured:.1%} of the way to the trained weights (in squares)")
+        quiet = (
+            f", {learned.quiet_loss:.4f} without the noise" if learned.quiet_loss < learned.best_loss else ""
+        )
         say(
-            f"learned: validation loss {learned.start_loss:.4f} -> {learned.best_loss:.4f} "
+            f"learned: validation loss {learned.start_loss:.4f} -> {learned.best_loss:.4f}{quiet} "
             f"(best at step {learned.best_step} of {self.config.operator.steps}), {in_flops(learned.flops)}"
         )
 

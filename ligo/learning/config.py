@@ -58,6 +58,14 @@ def check(config: LearnConfig) -> None:
         check_between("learn.micro_batch_tokens", config.micro_batch_tokens, 1)
 
 
+def measured_as_written(config: LearnConfig, noise: float, exact_in_width: bool) -> tuple[bool, bool]:
+    """Whether the loss of the start, and that of the best maps, are to be measured once more with the very weights that are
+    written: where the small model is not held as it is stored, or noise shows, as it does unless growth is exact in width.
+    """
+    rounded = config.small not in ("fp32", "offload")
+    return rounded or (noise > 0 and not exact_in_width), rounded or noise > 0
+
+
 def check_partitions(optimizer: str, deepspeed: Mapping[str, Any]) -> None:
     """Refuse an optimiser of maps that ZeRO cannot deal out over several ranks.
 

@@ -19,7 +19,7 @@ from ligo.core.log import progress, warn
 from ligo.data.loader import rank_slice
 from ligo.growth.execute import ReadTensor
 from ligo.growth.plan import GrowthPlan
-from ligo.learning.config import LearnConfig, check_partitions, learn_shape
+from ligo.learning.config import LearnConfig, check_partitions, learn_shape, measured_as_written
 from ligo.learning.cost import Forward, choose_forward
 from ligo.learning.engine import OperatorLoss, make_operator_engine
 from ligo.learning.forward import GrownFunction
@@ -27,7 +27,7 @@ from ligo.learning.functional import LearnedMaps, detached
 from ligo.learning.store import open_store
 from ligo.operators.config import OperatorConfig
 from ligo.operators.maps import GrowthMaps
-from ligo.operators.noise_level import NO_NOISE, NoiseLevel
+from ligo.operators.noise_level import NoiseLevel
 from ligo.training.objectives import Objective
 
 
@@ -37,7 +37,7 @@ class LearnedOperator:
 
     `flops` counts every step as it was run, on all ranks, what was built of the weights included, and the evaluations
     that chose the best. Losses are in nats per token on the validation set, of the small model's weights as they are
-    stored and, after learning, with the noise that is written.
+    stored and with the noise that is written.
     """
 
     maps: GrowthMaps
@@ -45,6 +45,8 @@ class LearnedOperator:
     best_step: int
     start_loss: float
     best_loss: float
+    quiet_loss: float
+    """Of the best maps seen, without the noise."""
     flops: float
     recomputed_flops: float
     """What was run a second time in backward passes (`learn.recompute`); not part of `flops`."""
@@ -183,15 +185,22 @@ def learn_operator(
             bar.advance(note=f"loss {loss:.3f}  best {best_loss:.3f}")
     if engine is not None:
         engine.close()
-    held_exactly = config.small in ("fp32", "offload")
-    if not held_exactly:
-        start_loss = evaluate_written(plan.maps, NO_NOISE)
+    quiet_loss = best_loss
+    again_start, again_best = measured_as_written(config, operator.noise, plan.exactness.in_width)
+    if again_start:
+        start_loss = evaluate_written(plan.maps, operator.noise_level)
         flops += evaluation_flops
-    if best_step and (operator.noise or not held_exactly):
-        # under learned head maps the noise is no longer quite invisible: it must not cost what was won
+    if best_step and again_best:
+        # under learned maps the noise need not be invisible: it must not cost what was won
         best_loss = evaluate_written(best_maps, operator.noise_level)
         flops += evaluation_flops
-        best_step = best_step if best_loss <= start_loss else 0
+        if best_loss > start_loss:
+            warn(
+                f"the maps that were learned have a loss of {quiet_loss:.4f}, but {best_loss:.4f} with the noise that is "
+                f"written, and their start {start_loss:.4f}: the start is written.\n"
+                "  Try: operator.noise=0 keeps what was learned; after training, noise was worth more"
+            )
+            best_step = 0
     if best_step == 0:  # nothing learned was better: the start itself, with its copies and its gains
         best_maps, best_loss = plan.maps, start_loss
     return LearnedOperator(
@@ -200,6 +209,7 @@ def learn_operator(
         best_step=best_step,
         start_loss=start_loss,
         best_loss=best_loss,
+        quiet_loss=quiet_loss,
         flops=flops,
         recomputed_flops=recomputed,
         tokens=tokens_seen,

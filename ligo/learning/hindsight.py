@@ -143,13 +143,14 @@ def fit_to_trained(
         whole = choose_forward(
             plan, start, tokens=tokens_of(batch), sequence_length=length, wanted="materialise"
         )
-        flops += 2 * whole.step.forward  # of the start and of what was fitted
+        flops += 3 * whole.step.forward  # of the start, and of what was fitted, with noise and without
     return LearnedOperator(
         maps=maps,
         state=copy_state(learned),
         best_step=num_steps,
-        start_loss=evaluate(plan.maps, NO_NOISE),
+        start_loss=evaluate(plan.maps, operator.noise_level),
         best_loss=evaluate(maps, operator.noise_level),
+        quiet_loss=evaluate(maps, NO_NOISE),
         flops=flops + first.flops,
         recomputed_flops=0.0,
         tokens=first.tokens,

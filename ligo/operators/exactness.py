@@ -22,6 +22,8 @@ class Exactness:
     """Whether the grown model computes the small one's function, and why or why not."""
 
     exact: bool
+    in_width: bool
+    """Whether the width is: then null-space noise changes no output, however layers are stacked."""
     reasons: tuple[str, ...]
 
     @property
@@ -55,8 +57,9 @@ def check_gains(shapes: Shapes, maps: GrowthMaps, operator: str) -> None:
 
 def exactness(shapes: Shapes, maps: GrowthMaps) -> Exactness:
     """The verdict on one growth, with its reasons."""
-    broken = [*_broken_in_width(shapes, maps), *_broken_in_depth(shapes, maps)]
-    return Exactness(False, tuple(broken)) if broken else Exactness(True, tuple(_kept(shapes, maps)))
+    in_width, in_depth = list(_broken_in_width(shapes, maps)), list(_broken_in_depth(shapes, maps))
+    broken = [*in_width, *in_depth]
+    return Exactness(not broken, not in_width, tuple(broken or _kept(shapes, maps)))
 
 
 def _broken_in_width(shapes: Shapes, maps: GrowthMaps) -> Iterator[str]:

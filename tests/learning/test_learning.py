@@ -17,6 +17,7 @@ from ligo.learning.fit import LearnedOperator, learn_operator, warmup_cosine
 from ligo.learning.functional import LearnedMaps, TargetFunction, detached, grown_parameters
 from ligo.learning.state import load_maps, save_operator
 from ligo.operators.config import FORMS, STARTS, OperatorConfig, build
+from ligo.operators.maps import GrowthMaps
 from ligo.operators.noise_level import NO_NOISE, NoiseLevel
 from ligo.training.objectives import make_objective
 from tests.conftest import random_model, tiny_config
@@ -222,25 +223,40 @@ def test_learning_that_makes_things_worse_leaves_the_start() -> None:
     assert learned.maps is plan.maps
 
 
-def test_a_learned_model_loads_into_the_stock_class_with_the_loss_that_was_kept() -> None:
-    plan = plan_with(OperatorConfig(init="stack"))
-    learned, _ = learn(plan, init="stack")
-    written = dict(
-        grow_tensors(
-            plan,
-            learned.maps,
-            small_weights(plan).__getitem__,
-            dtype=torch.float32,
-            noise=NoiseLevel(),
-            seed=0,
-        )
-    )
+def loss_as_written(plan: GrowthPlan, maps: GrowthMaps, noise: float = 1.0) -> float:
+    """Of the stock class, on the validation windows of `learn`."""
+    read, level = small_weights(plan).__getitem__, NoiseLevel(noise)
+    written = dict(grow_tensors(plan, maps, read, dtype=torch.float32, noise=level, seed=0))
     model = random_model(plan.target_config, "float32")
     assert model.load_state_dict(written, strict=False).unexpected_keys == []
     objective = make_objective(plan.target)
     with torch.no_grad():
-        losses = [float(objective.loss(model, torch.from_numpy(windows(i)))) for i in (100, 101)]
-    assert sum(losses) / 2 == pytest.approx(learned.best_loss, abs=1e-5)
+        return sum(float(objective.loss(model, torch.from_numpy(windows(i)))) for i in (100, 101)) / 2
+
+
+def test_a_learned_model_loads_into_the_stock_class_with_the_loss_that_was_kept() -> None:
+    plan = plan_with(OperatorConfig(init="stack"))
+    learned, _ = learn(plan, init="stack")
+    assert loss_as_written(plan, learned.maps) == pytest.approx(learned.best_loss, abs=1e-5)
+
+
+def test_noise_that_shows_is_in_the_losses_before_and_after() -> None:
+    plan = plan_with(OperatorConfig(init="bert2bert"))
+    learned, _ = learn(plan, init="bert2bert", noise=2.0)
+    assert learned.start_loss == pytest.approx(loss_as_written(plan, plan.maps, 2.0), abs=1e-5)
+    assert learned.best_loss == pytest.approx(loss_as_written(plan, learned.maps, 2.0), abs=1e-5)
+    assert learned.quiet_loss == pytest.approx(loss_as_written(plan, learned.maps, 0.0), abs=1e-5)
+    assert learned.quiet_loss < learned.best_loss - 0.5 < learned.start_loss - 0.5
+
+
+def test_noise_that_drowns_what_was_learned_leaves_the_start_and_says_so(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    plan = plan_with(OperatorConfig(init="bert2bert"))
+    learned, _ = learn(plan, init="bert2bert", noise=16.0)
+    assert learned.best_step == 0 and learned.maps is plan.maps
+    assert learned.best_loss == learned.start_loss > learned.quiet_loss + 0.5
+    assert "with the noise that is written" in capsys.readouterr().err
 
 
 def test_an_operator_of_another_plan_or_form_is_refused(tmp_path: Path) -> None:

@@ -117,7 +117,7 @@ def write_operator(folder: Path) -> None:
     plan, config = _growth()
     torch.manual_seed(0)
     state = {name: torch.randn_like(p) for name, p in LearnedMaps(plan, config).state_dict().items()}
-    learned = LearnedOperator(plan.maps, state, 1, 2.0, 1.0, 1.0, 0.0, 1, 1.0, 1, "fp32")
+    learned = LearnedOperator(plan.maps, state, 1, 2.0, 1.0, 1.0, 1.0, 0.0, 1, 1.0, 1, "fp32")
     save_operator(folder / OPERATOR_FILE, plan, config, learned)
 
 
