@@ -10,6 +10,7 @@ shift
 model="small (decayed)"
 case $study in
 no-pretrained) trained="" ;; # it trains its small models itself
+bert-long) trained=bert-small ;;
 budget | noise) trained=llama-2x-small ;;
 combine | moments) trained=llama-2x-small model="small (undecayed)" ;;
 *) trained=$study-small ;;
