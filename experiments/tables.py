@@ -30,6 +30,7 @@ COLUMNS = (
 )  # fmt: skip
 PUBLISHED = {
     "bert": "44.7 %, BERT 6x512 -> 12x768 (table 1)",
+    "bert-long": "44.7 %, BERT 6x512 -> 12x768 (table 1)",
     "gpt2": "22.5 %, GPT2 base -> medium (figure 3)",
     "roberta": "47.2 %, RoBERTa small -> base (figure 3)",
     "vit": "55.4 %, DeiT small -> base (table 2)",
