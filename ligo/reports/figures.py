@@ -195,7 +195,7 @@ def _empty_figure(low: float, high: float) -> Any:
         active_drag=None,
         x_range=DataRange1d(only_visible=True, range_padding=0.03),
         y_range=(low, high),
-        y_axis_label="loss (nats per token)",
+        y_axis_label="loss (nats per prediction)",
         output_backend="canvas",
     )
     plot.toolbar.logo = None

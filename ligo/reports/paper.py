@@ -178,7 +178,7 @@ def _losses(figure_class: Any, curves: Sequence[Series], axis: str, target: floa
     axes.set_ylim(*_frame(curves))
     axes.set_xlim(left=0)
     axes.set_xlabel(_AXES[axis])
-    axes.set_ylabel("validation loss (nats per token)")
+    axes.set_ylabel("validation loss (nats per prediction)")
     axes.xaxis.set_major_formatter(lambda value, _: units.si(value) if value else "0")
     axes.xaxis.set_major_locator(_ticks(5))
     if len(curves) > 6:

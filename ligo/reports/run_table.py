@@ -13,8 +13,8 @@ from ligo.reports.words import finite, loss_text, or_absent
 
 _ARM_COLUMNS = ("arm", "final loss", "tokens", "compute", "wall time", "peak rate")
 _EXPLANATION = (
-    "Losses in nats per token on the validation set. V* is the final loss of the run from scratch, and the grown run is counted "
-    "up to the first evaluation from which on it stays at or below V*. One run, one seed: no interval."
+    "Losses in nats per prediction (a token, an image) on the validation set. V* is the final loss of the run from scratch, "
+    "and the grown run is counted up to the first evaluation from which on it stays at or below V*. One run, one seed: no interval."
 )
 
 
