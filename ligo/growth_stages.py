@@ -323,6 +323,7 @@ class GrowthStages:
         return {name: is_new(axes) for name, axes in read_new_coordinates(self.run.new_coordinates).items()}
 
     def keep_trained(self, weights: dict[str, Tensor], tokens: int, loss: float, final: Path) -> None:
+        """Write the grown model's trained weights, by their names on disk, as a stock folder."""
         with distributed.others_wait() as main:
             if main:
                 with folder_aside(final) as folder:

@@ -194,13 +194,13 @@ def learn_operator(
         # under learned maps the noise need not be invisible: it must not cost what was won
         best_loss = evaluate_written(best_maps, operator.noise_level)
         flops += evaluation_flops
-        if best_loss > start_loss:
+        best_step = best_step if best_loss <= start_loss else 0
+        if best_step == 0 and operator.noise:
             warn(
                 f"the maps that were learned have a loss of {quiet_loss:.4f}, but {best_loss:.4f} with the noise that is "
                 f"written, and their start {start_loss:.4f}: the start is written.\n"
                 "  Try: operator.noise=0 keeps what was learned; after training, noise was worth more"
             )
-            best_step = 0
     if best_step == 0:  # nothing learned was better: the start itself, with its copies and its gains
         best_maps, best_loss = plan.maps, start_loss
     return LearnedOperator(
