@@ -18,6 +18,7 @@ DESCRIPTION = "Compare runs, or the arms of one study over its seeds, in one HTM
 EXAMPLES = (
     "python -m ligo.report runs/default/mine runs/default/other --out compared.html",
     "python -m ligo.report runs/STUDY",
+    "python -m ligo.report runs/STUDY --earlier results.json",
 )
 
 
@@ -54,6 +55,12 @@ def parser() -> ArgumentParser:
         type=Path,
         help="HTML file to write (default: report.html in the run or study; for several, in comparison/ beside the first)",
     )
+    parser.add_argument(
+        "--earlier",
+        type=Path,
+        metavar="RESULTS",
+        help="results.json of runs of the same study whose folders are gone: they stand beside those in the folder",
+    )
     return parser
 
 
@@ -62,7 +69,12 @@ def main() -> None:
     with ending():
         first, out, figures = arguments.runs[0], arguments.out or default_page(arguments.runs), can_draw()
         if len(arguments.runs) == 1 and (first / "study.json").exists():
-            written = write_study_report(first, out, figures=figures)
+            written = write_study_report(first, out, earlier=arguments.earlier, figures=figures)
+        elif arguments.earlier:
+            raise ConfigError(
+                f"--earlier is for one study, but {' '.join(map(str, arguments.runs))} is not one: there is no study.json.\n"
+                "  Try: python -m ligo.report runs/STUDY --earlier results.json"
+            )
         else:
             written = write_report(run_folders(arguments.runs), out, figures=figures)
         say("\n".join(map(str, written)))

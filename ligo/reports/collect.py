@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ligo.core.errors import DataError
-from ligo.core.files import from_json
+from ligo.core.files import from_json, read_json
 from ligo.core.redact import published
 
 ARM_LABELS = {
@@ -140,6 +140,13 @@ def read_arms(folder: Path, labels: Mapping[Any, Any], warnings: list[str]) -> d
         )
         for name, records in _records_by_arm(folder / "metrics.jsonl", warnings).items()
     }
+
+
+def made_of(folder: Path) -> dict[str, Any]:
+    """When a run was made, on what hardware and with which versions, as its manifest.json says; None where it does not."""
+    path = folder / "manifest.json"
+    manifest = read_json(path) if path.exists() else {}
+    return {key: manifest.get(key) for key in ("started", "hardware", "versions")}
 
 
 def _read_object(path: Path) -> dict[str, Any]:

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ligo.core import units
-from ligo.core.files import write_json, write_text
+from ligo.core.files import read_object, write_json, write_text
 from ligo.reports.collect import RunRecord, as_ligo_writes_them, check_different_names, load_run
 from ligo.reports.comparable import check_same_evaluation, evaluated_on, run_config
+from ligo.reports.earlier import read_earlier
 from ligo.reports.figures import bokeh_script, loss_chart
 from ligo.reports.growth import growth_section
 from ligo.reports.ledger import PHASE_COLUMNS, TARGET_COLUMNS, phase_rows, target_rows
@@ -63,20 +64,24 @@ def write_report(folders: Sequence[Path], out: Path, *, figures: bool = False) -
         return written + (write_run_figures(runs, out.with_name("figures")) if figures else [])
 
 
-def write_study_report(folder: Path, out: Path, *, figures: bool = False) -> list[Path]:
+def write_study_report(
+    folder: Path, out: Path, *, earlier: Path | None = None, figures: bool = False
+) -> list[Path]:
     """Write what the arms of a study come to over their seeds.
 
     Args:
+        earlier: results.json of runs of this study that are no longer there, to stand beside those in the folder.
         figures: as for `write_report`.
 
     Returns:
         The page `out`, results.json and table.md, and the figures.
 
     Raises:
-        DataError: as `load_study` does.
+        DataError: as `load_study` and `read_earlier` do.
         ResourceError: a file cannot be written.
     """
-    study = load_study(Path(folder))
+    name = read_object(folder / "study.json")["name"] if earlier else ""
+    study = load_study(folder, read_earlier(earlier, name) if earlier else None)
     written = _write(out, _page_of_study(study), study_results(study), markdown(study))
     return written + (write_study_figures(study, out.with_name("figures")) if figures else [])
 

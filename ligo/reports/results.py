@@ -11,8 +11,8 @@ from typing import Any
 
 from ligo.accounting.savings import MEASURES
 from ligo.accounting.statistics import CONFIDENCE, Estimate, estimate
-from ligo.core.files import read_json
-from ligo.reports.collect import Arm, RunRecord
+from ligo.reports.collect import Arm, RunRecord, made_of
+from ligo.reports.comparable import evaluated_on, run_config
 from ligo.reports.run_table import arms_of
 from ligo.reports.savings import answer, savings
 from ligo.reports.study import STAGES, Member, Study
@@ -131,7 +131,7 @@ def _member(member: Member) -> dict[str, Any]:
     return {
         "run": member.record.name, "arm": member.arm, "size": member.size, "seed": member.seed, **trained,
         "operator": asdict(member.operator), "small_training": _spent(next(trainings, {})),
-        "growth": member.record.summary["growth"], "made": _made(member.record),
+        "growth": member.record.summary["growth"], "made": dict(member.made), "evaluated_on": member.evaluated_on,
     }  # fmt: skip
 
 
@@ -144,7 +144,8 @@ def _run(run: RunRecord) -> dict[str, Any]:
     operator = {**_spent(phases.get("operator") or {}), "flops": growth.get("operator_flops")}
     return {
         "run": run.name, "arm": run.name, "size": "", "seed": None, **trained, "operator": operator,
-        "small_training": _spent(phases.get("small") or {}), "growth": dict(growth), "made": _made(run),
+        "small_training": _spent(phases.get("small") or {}), "growth": dict(growth), "made": made_of(run.folder),
+        "evaluated_on": evaluated_on(run.folder, run_config(run.folder)),
     }  # fmt: skip
 
 
@@ -161,8 +162,3 @@ def _trained(result: Mapping[str, Any], arm: Arm | None) -> dict[str, Any]:
 
 def _spent(found: Mapping[str, Any]) -> dict[str, Any]:
     return {key: found.get(key) for key in ("flops", "tokens", "wall_s")}
-
-
-def _made(run: RunRecord) -> dict[str, Any]:
-    manifest = read_json(path) if (path := run.folder / "manifest.json").exists() else {}
-    return {key: manifest.get(key) for key in ("started", "hardware", "versions")}

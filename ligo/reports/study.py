@@ -23,7 +23,7 @@ from ligo.accounting.savings import (
 from ligo.accounting.statistics import Estimate, estimate
 from ligo.core.errors import DataError
 from ligo.core.files import read_json
-from ligo.reports.collect import RunRecord, read_arms
+from ligo.reports.collect import RunRecord, made_of, read_arms
 from ligo.reports.comparable import check_same_evaluation, evaluated_on, run_config
 from ligo.reports.growth import growth_facts
 
@@ -43,6 +43,10 @@ class Member:
     """Of its stages."""
     config: Mapping[str, Any]
     """Its config.yaml; empty where there is none."""
+    made: Mapping[str, Any]
+    """When, on what hardware and with which versions."""
+    evaluated_on: tuple[Any, ...] | None
+    """As `ligo.reports.comparable.evaluated_on` gives it."""
 
     @property
     def group(self) -> str:
@@ -82,6 +86,16 @@ class Member:
 
 
 @dataclass(frozen=True)
+class Earlier:
+    """Runs of a study that are no longer there, as its results.json has them."""
+
+    members: tuple[Member, ...]
+    notes: tuple[str, ...]
+    swept: bool
+    """As of a `Study`."""
+
+
+@dataclass(frozen=True)
 class ArmOfStudy:
     """One arm at one size, over its seeds."""
 
@@ -116,8 +130,11 @@ class Study:
     notes: tuple[str, ...]
 
 
-def load_study(folder: Path) -> Study:
+def load_study(folder: Path, earlier: Earlier | None = None) -> Study:
     """Read a folder that ligo.sweep made; runs that are missing or unfinished become notes.
+
+    Args:
+        earlier: of the same study. A run in the folder takes the place of an earlier one of its arm, size and seed.
 
     Raises:
         DataError: no run is finished; two runs are one arm at one seed and rate; or runs were evaluated on different data.
@@ -160,10 +177,12 @@ def load_study(folder: Path) -> Study:
         )
     if others:
         notes.append(f"{others} runs at rates that are not their arm's best are left out.")
+    if earlier is not None:
+        for member in earlier.members:
+            members.setdefault((member.arm, member.size, member.seed), member)
+        notes += [f"Of earlier runs: {note}" for note in earlier.notes]
     found = tuple(members.values())
-    notes += check_same_evaluation(
-        {member.record.name: evaluated_on(member.record.folder, member.config) for member in found}
-    )
+    notes += check_same_evaluation({member.record.name: member.evaluated_on for member in found})
     finished = {member.group for member in found}
     planned = dict.fromkeys(_group(run["arm"], run["size"]) for run in study["runs"].values())
     return Study(
@@ -172,7 +191,9 @@ def load_study(folder: Path) -> Study:
         members=found,
         arms=tuple(_arms(found, notes)),
         unfinished=tuple(name for name in planned if name not in finished),
-        swept=bool(unsettled) or any(row["bracketed"] is not None for row in searches.values()),
+        swept=bool(unsettled)
+        or any(row["bracketed"] is not None for row in searches.values())
+        or (earlier is not None and earlier.swept),
         notes=tuple(notes),
     )
 
@@ -213,7 +234,10 @@ def _member(folder: Path, run: Mapping[str, Any], notes: list[str]) -> Member | 
     config = run_config(folder)
     summary = {"name": folder.name, **growth_facts(plan, results, config)}
     record = RunRecord(folder, summary, plan, arms, tuple(warnings))
-    return Member(record, run["arm"], run["size"], run["seed"], results, config)
+    return Member(
+        record, run["arm"], run["size"], run["seed"], results, config,
+        made_of(folder), evaluated_on(folder, config),
+    )  # fmt: skip
 
 
 def _why(folder: Path) -> str:

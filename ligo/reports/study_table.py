@@ -38,6 +38,7 @@ COST_COLUMNS = (
     "energy",
     "CO2",
 )
+RATES_NOT_SWEPT = "whether each arm has its best peak rate: the study swept none (study.learning_rates)"
 _CONFIDENCE = f"{100 * CONFIDENCE:.0f} %"
 EXPLANATION = (
     f"Mean ± sample standard deviation over seeds [percentile bootstrap interval of the mean, {_CONFIDENCE}, narrow for few "
@@ -166,7 +167,7 @@ def study_not_measured(study: Study) -> list[str]:
             f"intervals of {', '.join(dict.fromkeys(few))}: they take {FEWEST_FOR_INTERVAL} seeds (study.seeds)"
         )
     if not study.swept:
-        missing.append("whether each arm has its best peak rate: the study swept none (study.learning_rates)")
+        missing.append(RATES_NOT_SWEPT)
     if _power(study.members[0])[0] is None:
         missing.append("energy and emissions (hardware.watts)")
     return missing
