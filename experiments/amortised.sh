@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # experiments/amortised.sh data.path=TEXT data.validation_path=TEXT -- NAME TEXT VALIDATION [NAME TEXT VALIDATION ...]
 # One operator for several checkpoints. The base is the small model of the study llama-2x on its text (experiments/run.sh llama-2x),
-# the first run its growth by a stack, on a short schedule. Each NAME is that base trained on on another text, and grown there.
+# the first runs its growth by a stack, on a short schedule, and by AKI. Each NAME is that base trained on on another text, and grown
+# there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-.venv/bin/python}
@@ -15,11 +16,14 @@ base="$("$python" -m ligo.sweep best llama-2x-small 'small (decayed)')/small"
 common=(+small=checkpoint +target=custom target.hidden_size=48 target.num_attention_heads=4 target.num_key_value_heads=4
   target.intermediate_size=128 target.num_hidden_layers=4 data=custom tracking=jsonl train.engine=torch train.batch_tokens=1024
   train.schedule=wsd)
-learned=(operator=ligo operator.init=stack operator.per_layer=true) # as the arm in conf/study/amortised.yaml
-"$python" -m ligo.grow "${common[@]}" "${base_text[@]}" small.path="$base" operator=stack train.lr=4.0e-3 train.max_tokens=524288 \
-  'stages=[write,train]' run.dir=runs/amortised-first
-"$python" -m ligo.grow "${common[@]}" "${base_text[@]}" small.path="$base" "${learned[@]}" operator.steps=400 \
-  learn.fit_to=runs/amortised-first 'stages=[learn]' run.dir=runs/amortised-operator
+first=runs/amortised-first
+for run in "stack 524288" "bert2bert 1572864"; do
+  read -r start tokens <<<"$run"
+  "$python" -m ligo.grow "${common[@]}" "${base_text[@]}" small.path="$base" operator="$start" train.lr=4.0e-3 \
+    train.max_tokens="$tokens" 'stages=[write,train]' run.dir="$first-$start"
+  "$python" -m ligo.grow "${common[@]}" "${base_text[@]}" small.path="$base" operator=ligo operator.init="$start" \
+    operator.per_layer=true operator.steps=400 learn.fit_to="$first-$start" 'stages=[learn]' run.dir="$first-$start"-operator
+done
 sizes=()
 while [ $# -gt 0 ]; do
   name=$1 text="data.path=$2,data.validation_path=$3" small=runs/amortised-small/$1
@@ -32,7 +36,7 @@ while [ $# -gt 0 ]; do
   sizes+=("study.sizes.$name=[$text,small.path=$small]")
   shift 3
 done
-"$python" -m ligo.sweep +study=amortised "${sizes[@]}" "study.arms.hindsight=[$(IFS=,; echo "${learned[*]}"),learn.operator=runs/amortised-operator]"
+"$python" -m ligo.sweep +study=amortised "${sizes[@]}"
 "$python" -m ligo.report runs/amortised
 mkdir -p experiments/amortised
 cp runs/amortised/{results.json,table.md,report.html} experiments/amortised/

@@ -330,7 +330,7 @@ class GrowthStages:
                     shard_bytes = self.config.write.shard_bytes
                     ordered = ((job.spec.name, weights[job.spec.name]) for job in self.plan.jobs)
                     written = write_weights(folder, ordered, shard_bytes=shard_bytes)
-                    note = f"Grown, then trained on {tokens:,} tokens to a validation loss of {loss:.4f} nats per token."
+                    note = f"Grown, then trained on {tokens:,} tokens to a validation loss of {loss:.4f} nats per prediction."
                     self._write_assets(folder, "float32", notes=[note])
                     write_hashes(folder, written["checksums"])
 

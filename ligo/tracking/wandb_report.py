@@ -39,7 +39,7 @@ def study_report(name: str, *, question: str, table: str, runs: Sequence[str], p
             x=axis,
             y=[f"{key}/loss"],
             title_x=label,
-            title_y="nats per token",
+            title_y="nats per prediction",
             layout=reports.Layout(x=8 * column, y=8 * row, w=8, h=8),
         )
         for row, (key, loss) in enumerate({"eval": "validation", "train": "training"}.items())

@@ -68,7 +68,7 @@ class Progress:
     flops: float = 0.0
     wall_s: float = 0.0
     loss: float = math.nan
-    """Last validation loss, in nats per token or image."""
+    """Last validation loss, in nats per prediction (a token, an image)."""
     accuracy: float | None = None
     """Share of the validation images whose class the model gives; text has none."""
 
