@@ -100,6 +100,7 @@ class ArmOfStudy:
     """One arm at one size, over its seeds."""
 
     name: str
+    size: str
     trains: str
     """What is trained: grown, scratch, short or continue."""
     seeds: tuple[int, ...]
@@ -137,7 +138,7 @@ def load_study(folder: Path, earlier: Earlier | None = None) -> Study:
         earlier: of the same study. A run in the folder takes the place of an earlier one of its arm, size and seed.
 
     Raises:
-        DataError: no run is finished; two runs are one arm at one seed and rate; or runs were evaluated on different data.
+        DataError: no run is finished; two runs are one arm at one seed and rate; or runs of one size were evaluated on different data.
     """
     study, notes = read_json(folder / "study.json"), list[str]()
     searches = _searches(folder, notes)
@@ -182,7 +183,10 @@ def load_study(folder: Path, earlier: Earlier | None = None) -> Study:
             members.setdefault((member.arm, member.size, member.seed), member)
         notes += [f"Of earlier runs: {note}" for note in earlier.notes]
     found = tuple(members.values())
-    notes += check_same_evaluation({member.record.name: member.evaluated_on for member in found})
+    for size in dict.fromkeys(member.size for member in found):  # sizes are not compared with each other
+        notes += check_same_evaluation(
+            {member.record.name: member.evaluated_on for member in found if member.size == size}
+        )
     finished = {member.group for member in found}
     planned = dict.fromkeys(_group(run["arm"], run["size"]) for run in study["runs"].values())
     return Study(
@@ -276,6 +280,7 @@ def _arms(members: Sequence[Member], notes: list[str]) -> Iterator[ArmOfStudy]:
         complete = known if len(known) == len(savings) else []
         yield ArmOfStudy(
             name,
+            runs[0].size,
             arm,
             tuple(run.seed for run in runs),
             tuple(run.record.name for run in runs),

@@ -90,9 +90,12 @@ def _basis(best: _Saved, num_grown: int) -> str:
 
 
 def _controls(study: Study, best: ArmOfStudy) -> Iterator[str]:
-    """How each control ended beside the arm that saved most."""
+    """How each control of its size ended beside the arm that saved most."""
     for arm in study.arms:
-        if arm.trains in ("continue", "short") and None not in (arm.final_loss.mean, best.final_loss.mean):
+        if (arm.trains in ("continue", "short") and arm.size == best.size) and None not in (
+            arm.final_loss.mean,
+            best.final_loss.mean,
+        ):
             own, other = (found.final_loss.mean or 0.0 for found in (best, arm))
             side = "below" if other < own else "above" if other > own else "at"
             yield f"Control: {ARM_LABELS[arm.trains]} ended at {other:.4f}, {side} its {own:.4f}."

@@ -91,6 +91,25 @@ def test_other_evaluation_data_are_refused_by_name(study: Path) -> None:
         load_study(study)
 
 
+def test_each_size_may_have_evaluation_data_of_its_own(study: Path) -> None:
+    add_run(study, "scratch", 0, SCRATCH, trains="scratch", text="xyz", name="scratch-other")
+    add_run(study, "ligo", 0, GROWN[1], text="xyz", name="ligo-other")
+    add_run(study, "small", 0, (9.0, 2.5), trains="continue", text="xyz", name="small-other")
+    path = study / "study.json"
+    runs = json.loads(path.read_text())
+    for name in ("scratch-other", "ligo-other", "small-other"):
+        runs["runs"][name]["size"] = "other"
+    path.write_text(json.dumps(runs))
+    arm = next(arm for arm in load_study(study).arms if arm.name == "ligo (other)")
+    saved = arm.savings[1.0, "small model sunk", "flops"]
+    assert saved is not None and saved.mean == pytest.approx(SUNK[1])  # against the scratch run of its size
+    claim, basis = study_answer(load_study(study))
+    assert "“ligo (other)”" in claim and "small model trained on ended at 2.5000" in basis
+    runs["runs"]["small-other"]["size"] = "third"
+    path.write_text(json.dumps(runs))
+    assert "Control" not in study_answer(load_study(study))[1]  # a control of another size says nothing of it
+
+
 def test_another_evaluation_length_is_refused_too(study: Path) -> None:
     folder = add_run(study, "other", 0, (4.0, 3.0))
     (folder / "config.yaml").write_text("data: {sequence_length: 64, validation_tokens: 1024}\n")
