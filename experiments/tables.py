@@ -174,9 +174,11 @@ def _points(trained: Json) -> list[Point]:
 
 
 def _rows(study: Json) -> list[list[str]]:
-    """Of the table, the lowest final loss first."""
-    rows = []
-    for arm in sorted(study["arms"], key=lambda arm: arm["final_loss"]["mean_nats"]):
+    """Of the table, size by size, the lowest final loss first."""
+    rows, size_of = [], {run["run"]: run["size"] for run in study["runs"]}
+    for arm in sorted(
+        study["arms"], key=lambda arm: (size_of[arm["runs"][0]], arm["final_loss"]["mean_nats"])
+    ):
         loss = _written(arm["final_loss"], "nats", "{:.4f}".format)
         if right := arm.get("final_accuracy"):
             loss += f"; {_written(right, 'fraction', units.percent)} right"

@@ -37,7 +37,11 @@ def read_earlier(path: Path, study: str) -> Earlier:
             f"{path} cannot be read: {error.strerror}.\n  Try: --earlier FOLDER/results.json of study {study}"
         ) from error
     if results.get("of") != "study" or results.get("name") != study:
-        of = f"of study {results['name']}" if results.get("of") == "study" else "no results.json of a study"
+        of = (
+            f"of study {results.get('name')}"
+            if results.get("of") == "study"
+            else "no results.json of a study"
+        )
         raise DataError(
             f"{path} is {of}, but runs of study {study} are asked for.\n  Try: the results.json beside its report"
         )

@@ -170,6 +170,10 @@ def load_study(folder: Path, earlier: Earlier | None = None) -> Study:
         f"{group}: the sweep was stopped before its search for a rate ended; the best of those that are finished is taken."
         for group in sorted(unsettled)
     ]
+    if earlier is not None:
+        for member in earlier.members:
+            members.setdefault((member.arm, member.size, member.seed), member)
+        notes += [f"Of earlier runs: {note}" for note in earlier.notes]
     if not members:
         raise DataError(
             f"no run of {folder} is finished: "
@@ -178,10 +182,6 @@ def load_study(folder: Path, earlier: Earlier | None = None) -> Study:
         )
     if others:
         notes.append(f"{others} runs at rates that are not their arm's best are left out.")
-    if earlier is not None:
-        for member in earlier.members:
-            members.setdefault((member.arm, member.size, member.seed), member)
-        notes += [f"Of earlier runs: {note}" for note in earlier.notes]
     found = tuple(members.values())
     for size in dict.fromkeys(member.size for member in found):  # sizes are not compared with each other
         notes += check_same_evaluation(

@@ -72,7 +72,7 @@ def study_answer(study: Study) -> tuple[str, str]:
     known = [found for found in saved if found.mean is not None]
     if not known:
         return "No saving: no grown arm reached the final loss of the scratch run at every seed.", ""
-    best = max(known, key=lambda found: found.mean or 0.0)
+    best = max(known, key=lambda found: (found.mean or 0.0, len(found.arm.seeds)))
     sunk, charged = (None if found is None else found.mean for found in (best.sunk, best.charged))
     at_start = best.arm.met_at_start > 0
     basis = " ".join([_basis(best, len(grown)), *_controls(study, best.arm)])
@@ -102,8 +102,8 @@ def _controls(study: Study, best: ArmOfStudy) -> Iterator[str]:
 
 
 def study_rows(study: Study) -> list[list[str]]:
-    """One row per arm, the lowest loss first, in the order of STUDY_COLUMNS."""
-    ordered = sorted(study.arms, key=lambda arm: arm.final_loss.mean or 0.0)
+    """One row per arm, size by size, the lowest loss first, in the order of STUDY_COLUMNS."""
+    ordered = sorted(study.arms, key=lambda arm: (arm.size, arm.final_loss.mean or 0.0))
     rows = [
         [
             arm.name,

@@ -68,6 +68,14 @@ def test_a_new_run_takes_the_place_of_the_earlier_one(study: Path, tmp_path: Pat
     assert ligo["reached_final_loss_of_scratch_seeds"] == 3
 
 
+def test_results_alone_are_enough(study: Path, tmp_path: Path) -> None:
+    whole = report(study, tmp_path / "whole")
+    cleared(study)
+    (study / "study.json").write_text(json.dumps({"name": "sizes", "question": "", "runs": {}}))
+    again = report(study, tmp_path / "again", tmp_path / "whole" / "results.json")
+    assert again["arms"] == whole["arms"] and again["runs"] == whole["runs"]
+
+
 def test_earlier_notes_stay(study: Path, tmp_path: Path) -> None:
     (study / "rates.json").write_text(
         json.dumps([{"arm": "scratch", "size": "", "best_rate": 2e-3, "bracketed": False}])
@@ -93,6 +101,7 @@ def test_results_that_do_not_fit_are_refused(study: Path, tmp_path: Path) -> Non
     whole = report(study, tmp_path / "before")
     for change, words in (
         ({"name": "other"}, "is of study other, but runs of study sizes are asked for"),
+        ({"name": None}, "is of study None, but runs of study sizes are asked for"),
         ({"of": "runs"}, "is no results.json of a study, but runs of study sizes are asked for"),
         ({"schema_version": 0}, "has schema_version 0, but 1 is read"),
         ({"runs": [{"run": "a"}]}, "is not as ligo writes it: KeyError"),
