@@ -30,7 +30,7 @@ class StudyConfig:
     sizes: dict[str, list[str]] = field(default_factory=dict)
     """Name of a size: options of ligo.grow, `small` and `target` above all. Empty: one size, that of the overrides."""
     seeds: list[int] = field(default_factory=lambda: [0])
-    """The first seed finds the best rate; the others run at that rate alone."""
+    """The first seed finds the best rate; the others run at that rate alone (scratch: at `scratch_rates`)."""
     leaders: int | None = None
     """How many arms, the best ones at the first seed, are run with the other seeds too; those that train nothing grown
     (scratch, short, continue) always are. None: all."""
@@ -38,6 +38,9 @@ class StudyConfig:
     """Peak rates to begin with. Empty: each arm's own rate, and no search. One: that rate, and no search."""
     max_extensions: int = 4
     """How many rates a search may add while the best one lies at an edge."""
+    scratch_rates: int = 2
+    """At how many rates, the best ones at the first seed, scratch is run with the other seeds too; the lowest mean counts.
+    Everything is measured against scratch, and a rate that the luck of one seed chose would flatter all of it."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,7 @@ def check(study: StudyConfig) -> None:
     for rate in study.learning_rates:
         check_between("study.learning_rates", rate, 0, above=True)
     check_between("study.max_extensions", study.max_extensions, 0)
+    check_between("study.scratch_rates", study.scratch_rates, 1)
     if study.leaders is not None:
         check_between("study.leaders", study.leaders, 0)
     for word in (study.name, *study.arms, *study.sizes):
@@ -233,6 +237,7 @@ def outcome(study: StudyConfig, cell: Cell, loss_of: Callable[[Trial], float | N
         loss_of: the final loss of a run; infinite where training diverged; None where it is not finished.
     """
     best, bracketed, trials = next(iter(study.learning_rates), None), None, list[Trial]()
+    at_rates = {best: [cell.trial(seed, best) for seed in study.seeds]}
     if len(study.learning_rates) > 1:
         first = study.seeds[0]
         search = search_rate(
@@ -241,8 +246,19 @@ def outcome(study: StudyConfig, cell: Cell, loss_of: Callable[[Trial], float | N
         trials = [cell.trial(first, rate) for rate in search.rates]
         if search.best is None:
             return Outcome(cell.arm, cell.size, tuple(trials), None, False, ())
-        best, bracketed = search.best, search.bracketed
-    seeds = [cell.trial(seed, best) for seed in study.seeds]
-    trials += [trial for trial in seeds if trial not in trials]
-    ended = {trial.name: loss for trial in seeds if (loss := loss_of(trial)) is not None}
+        how_many = study.scratch_rates if trials[0].loss_stage == "scratch" else 1
+        at_rates = {
+            trial.rate: [cell.trial(seed, trial.rate) for seed in study.seeds]
+            for trial in sorted(trials, key=lambda trial: _mean([trial], loss_of))[:how_many]
+        }
+        best = min(at_rates, key=lambda rate: _mean(at_rates[rate], loss_of))
+        bracketed = best not in (search.rates[0], search.rates[-1])
+    trials += [trial for seeds in at_rates.values() for trial in seeds if trial not in trials]
+    ended = {trial.name: loss for trial in at_rates[best] if (loss := loss_of(trial)) is not None}
     return Outcome(cell.arm, cell.size, tuple(trials), best, bracketed, tuple(ended.values()), tuple(ended))
+
+
+def _mean(trials: Sequence[Trial], loss_of: Callable[[Trial], float | None]) -> float:
+    """The mean final loss; infinite before all are finished, and where one diverged."""
+    losses = [loss_of(trial) for trial in trials]
+    return math.fsum(math.inf if loss is None else loss for loss in losses) / len(losses)

@@ -79,6 +79,44 @@ def test_other_seeds_run_at_the_best_rate_alone() -> None:
     assert (found.mean, found.deviation) == (pytest.approx(4.01), pytest.approx(0.01))
 
 
+LUCKY = {(0, 1e-3): 4.4, (0, 2e-3): 4.1, (0, 4e-3): 4.0, (0, 8e-3): 4.2}
+"""At the first seed 4e-3 is best."""
+
+
+@pytest.mark.parametrize(
+    ("stage", "others", "rates_of_others", "best", "losses"),
+    [
+        ("scratch", {2e-3: 4.1, 4e-3: 4.3}, [2e-3, 4e-3], 2e-3, (4.1, 4.1)),
+        ("scratch", {2e-3: 4.3, 4e-3: 4.1}, [2e-3, 4e-3], 4e-3, (4.0, 4.1)),
+        ("scratch", {2e-3: math.inf, 4e-3: 4.5}, [2e-3, 4e-3], 4e-3, (4.0, 4.5)),
+        ("train", {2e-3: 4.1, 4e-3: 4.2}, [4e-3], 4e-3, (4.0, 4.2)),  # what is grown has one rate
+    ],
+)
+def test_scratch_does_not_owe_its_rate_to_the_luck_of_one_seed(
+    stage: str,
+    others: dict[float, float],
+    rates_of_others: list[float],
+    best: float,
+    losses: tuple[float, ...],
+) -> None:
+    study = StudyConfig(seeds=[0, 1], learning_rates=[1e-3, 2e-3, 4e-3, 8e-3])
+    cell, known = OneCell(loss_stage=stage), LUCKY | {(1, rate): loss for rate, loss in others.items()}
+    found = outcome(study, cell, lambda trial: known.get((trial.seed, trial.rate or 0.0)))
+    assert sorted(trial.rate or 0.0 for trial in found.trials if trial.seed == 1) == rates_of_others
+    assert (found.best_rate, found.bracketed, found.losses) == (best, True, losses)
+
+
+def test_scratch_has_one_rate_where_one_is_asked_for_or_one_seed_is_run() -> None:
+    for study in (
+        StudyConfig(seeds=[0, 1], learning_rates=[1e-3, 2e-3, 4e-3, 8e-3], scratch_rates=1),
+        StudyConfig(seeds=[0], learning_rates=[1e-3, 2e-3, 4e-3, 8e-3]),
+    ):
+        found = outcome(
+            study, OneCell(loss_stage="scratch"), lambda trial: LUCKY.get((trial.seed, trial.rate or 0.0))
+        )
+        assert (found.best_rate, len(found.trials)) == (4e-3, 4 + len(study.seeds) - 1)
+
+
 def test_only_the_best_arms_of_each_size_and_what_they_are_compared_with_run_with_other_seeds() -> None:
     study = StudyConfig(seeds=[0, 1], learning_rates=[1e-3], leaders=1)
     losses = {"stack": 3.9, "exact": 3.8, "diverged": math.inf, "scratch": 4.0}
@@ -113,6 +151,7 @@ def test_without_several_rates_there_is_no_search(rates: list[float], best: floa
         (StudyConfig(learning_rates=[0.0]), "study.learning_rates=0 must be above 0"),
         (StudyConfig(learning_rates=[[]]), "must hold numbers alone(.|\n)*Try: study.learning_rates=.1e-3,"),
         (StudyConfig(max_extensions=-1), "study.max_extensions=-1 must be at least 0"),
+        (StudyConfig(scratch_rates=0), "study.scratch_rates=0 must be at least 1"),
         (StudyConfig(leaders=-1), "study.leaders=-1 must be at least 0"),
         (StudyConfig(arms={"a/b": []}), "'a/b' cannot be part of a folder name"),
         (StudyConfig(name=".."), "cannot be part of a folder name"),
