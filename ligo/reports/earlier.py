@@ -65,7 +65,7 @@ def _members(results: Mapping[str, Any]) -> Iterator[Member]:
         trained = {arm: run[arm] for arm in STAGES if arm in run}
         stages = {
             STAGES[arm]: {
-                "loss": found["final_loss_nats"], "accuracy": found["final_accuracy"], "tokens": found["tokens"],
+                "loss": found["final_loss_nats"], "accuracy": found.get("final_accuracy"), "tokens": found["tokens"],
                 "flops": found["flops"], "wall_s": found["wall_seconds"], "peak_lr": found["peak_rate"],
                 "small_training": run["small_training"],
             }

@@ -76,6 +76,19 @@ def test_results_alone_are_enough(study: Path, tmp_path: Path) -> None:
     assert again["arms"] == whole["arms"] and again["runs"] == whole["runs"]
 
 
+def test_results_from_before_accuracy_was_kept_are_read(study: Path, tmp_path: Path) -> None:
+    report(study, tmp_path / "before")
+    path = tmp_path / "before" / "results.json"
+    older = json.loads(path.read_text())
+    for run in older["runs"]:
+        for arm in ("scratch", "grown"):
+            run.get(arm, {}).pop("final_accuracy", None)
+    path.write_text(json.dumps(older))
+    found = report(study, tmp_path / "again", path)
+    assert all(arm.get("final_accuracy") is None for arm in found["arms"])
+    assert [arm["final_loss"] for arm in found["arms"]] == [arm["final_loss"] for arm in older["arms"]]
+
+
 def test_earlier_notes_stay(study: Path, tmp_path: Path) -> None:
     (study / "rates.json").write_text(
         json.dumps([{"arm": "scratch", "size": "", "best_rate": 2e-3, "bracketed": False}])

@@ -58,7 +58,9 @@ def test_a_study_searches_each_arms_rate_then_runs_the_other_seeds(
         assert row["rates_tried"] == [5e-4, 1e-3, 2e-3, 4e-3]
         assert (row["best_rate"], row["bracketed"]) == (2e-3, True)
         assert row["losses"] == [4.0, 4.01]
-        assert len(row["runs"]) == (6 if row["arm"] == "scratch" else 5)  # its second best rate has a second seed too
+        assert len(row["runs"]) == (
+            6 if row["arm"] == "scratch" else 5
+        )  # its second best rate has a second seed too
     out = capsys.readouterr().out
     assert "16 runs: 16 finished" in out
     assert "2 of 2" in out
