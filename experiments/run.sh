@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # experiments/run.sh STUDY data.path=DATA [data.validation_path=DATA] [more options]: the small model that the study grows, the
-# study (llama, llama-2x, gpt2, bert, roberta, vit, no-pretrained, combine, budget, noise, moments), its report. The same command goes on
+# study (llama, llama-1.5x, llama-2x, gpt2, bert, roberta, vit, no-pretrained, combine, budget, noise, moments), its report. The same command goes on
 # after any cut.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -11,7 +11,7 @@ model="small (decayed)"
 case $study in
 no-pretrained) trained="" ;; # it trains its small models itself
 bert-long) trained=bert-small ;;
-budget | noise) trained=llama-2x-small ;;
+budget | noise | llama-1.5x) trained=llama-2x-small ;;
 combine | moments) trained=llama-2x-small model="small (undecayed)" ;;
 *) trained=$study-small ;;
 esac
