@@ -152,7 +152,7 @@ def child(case: dict[str, Any]) -> None:
 
     quiet_libraries()
     if case.get("engine") == "deepspeed":
-        from ligo.training.engine import import_deepspeed
+        from ligo.training.deepspeed_engine import import_deepspeed
 
         import_deepspeed()
         distributed.start()

@@ -14,7 +14,7 @@ from ligo.growth.execute import ReadTensor
 from ligo.learning.forward import GrownFunction
 from ligo.learning.functional import LearnedMaps
 from ligo.training.config import BatchShape, check_deepspeed_keys
-from ligo.training.engine import import_deepspeed
+from ligo.training.deepspeed_engine import import_deepspeed
 from ligo.training.objectives import Objective
 
 CLIP = 1.0  # largest gradient norm

@@ -9,7 +9,7 @@ import torch
 
 from ligo.core.errors import ConfigError
 from ligo.training.config import TrainConfig, uses_nvme
-from ligo.training.engine import import_deepspeed
+from ligo.training.deepspeed_engine import import_deepspeed
 
 
 def check_machine(config: TrainConfig, keys: Mapping[str, Any]) -> None:

@@ -22,7 +22,7 @@ def pretrained_model(folder: Path, deepspeed: Mapping[str, Any], config: TrainCo
         from transformers.integrations import HfDeepSpeedConfig
 
         from ligo.core import distributed
-        from ligo.training.engine import import_deepspeed
+        from ligo.training.deepspeed_engine import import_deepspeed
 
         import_deepspeed()
         distributed.start()

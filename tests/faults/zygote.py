@@ -19,7 +19,7 @@ import torch
 
 from ligo.core import distributed
 from ligo.core.errors import LigoError
-from ligo.training.engine import import_deepspeed
+from ligo.training.deepspeed_engine import import_deepspeed
 from ligo.training.models import fresh_model
 from tests.conftest import tiny_config
 

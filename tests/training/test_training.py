@@ -20,7 +20,7 @@ from ligo.core.errors import ConfigError, Interrupted, NumericsError
 from ligo.families.fresh import fresh_config
 from ligo.tracking.jsonl import JsonlTracker
 from ligo.training.config import BatchShape, TrainConfig, batch_shape, check, check_deepspeed_keys
-from ligo.training.engine import deepspeed_config
+from ligo.training.deepspeed_engine import deepspeed_config
 from ligo.training.machine import check_machine
 from ligo.training.schedule import learning_rate, num_steps
 from tests.conftest import REPO
