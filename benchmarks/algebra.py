@@ -32,10 +32,10 @@ from ligo.learning.functional import grown_parameters
 from ligo.operators.config import OperatorConfig, build
 from ligo.operators.noise_level import NO_NOISE, NoiseLevel
 from ligo.training.config import TrainConfig, batch_shape
-from ligo.training.engine import TorchEngine
 from ligo.training.loop import evaluate
 from ligo.training.objectives import make_objective
 from ligo.training.schedule import learning_rate
+from ligo.training.torch_engine import TorchEngine
 from tests.contract import matrix, page
 from tests.growing import EXACT_FLOAT32, EXACT_FLOAT64, grow, operator, with_fresh_head
 

@@ -155,7 +155,7 @@ def pipeline_rows(steps: int = 100) -> tuple[dict[str, Any], dict[str, Any]]:
     from ligo.core.libraries import quiet_libraries
     from ligo.families.base import family_of
     from ligo.training.config import TrainConfig, batch_shape
-    from ligo.training.engine import make_engine
+    from ligo.training.engines import make_engine
     from ligo.training.objectives import make_objective
 
     quiet_libraries()

@@ -98,7 +98,7 @@ def steps_of(case: dict[str, Any]) -> tuple[Callable[[], object], Callable[[], o
     windows = draws.integers(0, SMALL["vocab_size"], (WINDOWS, LENGTH + 1))
     if case["what"] == "train":
         from ligo.training.config import batch_shape
-        from ligo.training.engine import make_engine
+        from ligo.training.engines import make_engine
         from ligo.training.loop import evaluate
 
         shape = batch_shape(config.train, LENGTH, case.get("ranks", 1))

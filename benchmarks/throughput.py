@@ -33,7 +33,7 @@ from ligo.core.libraries import quiet_libraries
 from ligo.families.base import family_of
 from ligo.tracking.jsonl import JsonlTracker
 from ligo.training.config import TrainConfig, batch_shape
-from ligo.training.engine import make_engine
+from ligo.training.engines import make_engine
 from ligo.training.loop import train
 from ligo.training.models import fresh_model
 from ligo.training.objectives import make_objective

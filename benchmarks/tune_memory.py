@@ -62,7 +62,7 @@ def child(case: dict[str, Any], folder: Path) -> None:
 
     from ligo.core.libraries import quiet_libraries
     from ligo.training.config import batch_shape
-    from ligo.training.engine import make_engine
+    from ligo.training.engines import make_engine
     from ligo.training.loop import evaluate
     from ligo.training.models import pretrained_model
     from ligo.training.objectives import make_objective

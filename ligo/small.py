@@ -58,7 +58,8 @@ def train_small(config: GrowConfig, run: Run, digest: str, tracker: Tracker) -> 
     from torch import zeros_like
 
     from ligo.training.dropping import flops_share
-    from ligo.training.engine import Moments, make_engine
+    from ligo.training.engine import Moments
+    from ligo.training.engines import make_engine
     from ligo.training.loop import train
     from ligo.training.models import fresh_model
     from ligo.training.moments import write_moments

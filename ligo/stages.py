@@ -135,7 +135,7 @@ class GrowthRun(GrowthStages):
 
         An arm that goes on from a checkpoint takes what is in there instead.
         """
-        from ligo.training.engine import make_engine
+        from ligo.training.engines import make_engine
         from ligo.training.moments import load_moments
 
         shape = batch_shape(training, self.config.data.sequence_length, distributed.world_size())

@@ -21,9 +21,9 @@ from ligo.growth.execute import ReadTensor, grow_tensors
 from ligo.growth.plan import GrowthPlan
 from ligo.operators.noise_level import NoiseLevel
 from ligo.training.config import TrainConfig, batch_shape
-from ligo.training.engine import TorchEngine
 from ligo.training.objectives import Objective
 from ligo.training.schedule import learning_rate
+from ligo.training.torch_engine import TorchEngine
 
 
 @dataclass(frozen=True)

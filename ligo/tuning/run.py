@@ -22,7 +22,8 @@ from ligo.families.stock import as_on_disk
 from ligo.tracking.base import Tracker
 from ligo.tracking.jsonl import read_records
 from ligo.training.config import batch_shape
-from ligo.training.engine import Engine, make_engine
+from ligo.training.engine import Engine
+from ligo.training.engines import make_engine
 from ligo.training.loop import Progress, train
 from ligo.training.models import pretrained_model
 from ligo.training.objectives import Objective

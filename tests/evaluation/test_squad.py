@@ -26,7 +26,7 @@ from ligo.evaluation.finetuning.squad import (
 from ligo.evaluation.finetuning.text_rows import FixedRows, TextReader
 from ligo.evaluation.models import ComputeConfig, Model, ModelConfig
 from ligo.training.config import BatchShape, TrainConfig
-from ligo.training.engine import TorchEngine
+from ligo.training.torch_engine import TorchEngine
 from tests.evaluation.finetuned import BERT, run, value
 
 CONTEXT = " ".join(

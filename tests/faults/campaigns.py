@@ -27,7 +27,7 @@ from typing import Any
 
 from ligo.core.files import read_json, write_json
 from ligo.tracking.jsonl import read_records
-from ligo.training.engine import make_engine
+from ligo.training.engines import make_engine
 from ligo.training.models import fresh_model
 from ligo.training.resume import checkpoints, find_problem, load_latest, step_of
 from tests.conftest import REPO, tiny_config

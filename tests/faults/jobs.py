@@ -19,7 +19,8 @@ from ligo.core.files import write_json
 from ligo.families.base import family_of
 from ligo.tracking.jsonl import JsonlTracker
 from ligo.training.config import TrainConfig, batch_shape
-from ligo.training.engine import Engine, make_engine
+from ligo.training.engine import Engine
+from ligo.training.engines import make_engine
 from ligo.training.loop import train
 from ligo.training.models import fresh_model
 from ligo.training.objectives import CausalLM, Run

@@ -14,7 +14,7 @@ from ligo.families.base import family_of
 from ligo.tracking.base import Tracker, Trackers
 from ligo.tracking.jsonl import MEASURED, JsonlTracker, read_records
 from ligo.training.config import TrainConfig, batch_shape
-from ligo.training.engine import make_engine
+from ligo.training.engines import make_engine
 from ligo.training.loop import Progress, train
 from ligo.training.models import fresh_model
 from ligo.training.objectives import make_objective

@@ -9,7 +9,7 @@ import torch
 from ligo.core import distributed
 from ligo.data.loader import rank_slice
 from ligo.training.config import batch_shape
-from ligo.training.engine import make_engine
+from ligo.training.engines import make_engine
 from ligo.training.models import fresh_model
 from ligo.training.objectives import make_objective
 from tests.training.arms import CONFIG, LENGTH

@@ -13,7 +13,7 @@ from ligo.core.files import write_json
 from ligo.families.base import family_of
 from ligo.families.stock import expected_shapes
 from ligo.training.config import batch_shape
-from ligo.training.engine import make_engine
+from ligo.training.engines import make_engine
 from ligo.training.models import fresh_model, pretrained_model
 from ligo.training.objectives import make_objective
 from tests.families.tiny import TINY

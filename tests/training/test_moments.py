@@ -19,10 +19,12 @@ from ligo.checkpoint.optimizer import open_optimizer_state, read_optimizer_file
 from ligo.core.errors import CheckpointError
 from ligo.families.base import family_of
 from ligo.training.config import TrainConfig, batch_shape
-from ligo.training.engine import Engine, TorchEngine, make_engine
+from ligo.training.engine import Engine
+from ligo.training.engines import make_engine
 from ligo.training.models import fresh_model
 from ligo.training.moments import load_moments, write_moments
 from ligo.training.objectives import make_objective
+from ligo.training.torch_engine import TorchEngine
 from tests.conftest import REPO, tiny_config
 from tests.training.arms import CONFIG, LENGTH, SyntheticWindows
 

@@ -21,7 +21,8 @@ from ligo.data.loader import rank_slice
 from ligo.families.base import family_of
 from ligo.training.compute import check_fits
 from ligo.training.config import TrainConfig, batch_shape, check, check_moments
-from ligo.training.engine import Engine, make_engine
+from ligo.training.engine import Engine
+from ligo.training.engines import make_engine
 from ligo.training.models import fresh_model
 from ligo.training.objectives import make_objective
 from ligo.training.optim import MuonWithAdamW, RewarmingAdamW, make_optimizer, set_rate

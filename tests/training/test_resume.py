@@ -17,7 +17,8 @@ from ligo.core.errors import CheckpointError
 from ligo.export import export
 from ligo.families.base import family_of
 from ligo.training.config import batch_shape
-from ligo.training.engine import Engine, make_engine
+from ligo.training.engine import Engine
+from ligo.training.engines import make_engine
 from ligo.training.export import EXPORTED
 from ligo.training.models import fresh_model
 from ligo.training.objectives import make_objective

@@ -16,7 +16,7 @@ from ligo.families.base import family_of
 from ligo.tracking.jsonl import JsonlTracker, read_records
 from ligo.training import loop
 from ligo.training.config import TrainConfig, batch_shape
-from ligo.training.engine import make_engine
+from ligo.training.engines import make_engine
 from ligo.training.meter import PEAK_FLOPS, peak_flops
 from ligo.training.models import fresh_model
 from ligo.training.objectives import CausalLM

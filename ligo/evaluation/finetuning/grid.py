@@ -24,7 +24,8 @@ from ligo.evaluation.finetuning.config import FineTuningConfig, task_of, trainin
 from ligo.evaluation.registry import Findings, Row
 from ligo.tracking.jsonl import JsonlTracker
 from ligo.training.config import batch_shape
-from ligo.training.engine import Engine, make_engine
+from ligo.training.engine import Engine
+from ligo.training.engines import make_engine
 from ligo.training.loop import Windows, train
 from ligo.training.objectives import Objective
 from ligo.training.resume import remove_finished
