@@ -200,10 +200,13 @@ def _rows(study: Json) -> list[list[str]]:
                 )
             ]
             short = _again(study, runs, "short")
-            everywhere = all(_ledger(study, run, "short") for run in runs)  # at each of its seeds
+            ledgers = [_ledger(study, run, "short") for run in runs]
+            at_start = (
+                MET_AT_START if any(rows and rows[-1].met_at_start for rows in ledgers) else NOT_REACHED
+            )
             saved.append(
-                _written(short.get((1.0, SUNK, "flops")), "fraction", units.percent)
-                if everywhere
+                _written(short.get((1.0, SUNK, "flops")), "fraction", units.percent, at_start)
+                if all(ledgers)  # at each of its seeds
                 else "not run"
             )
         rows.append([study["name"], arm["arm"], *saved, loss, str(len(arm["seeds"]))])

@@ -24,7 +24,8 @@ def cells(*arguments: str) -> list[Cell]:
 
 def brought(name: str) -> list[str]:
     """What a shipped study leaves to whoever starts it: its text, and the shape of the small model at hand."""
-    shapes = {"combine": "llama-2x", "moments": "llama-2x", "bert-long": "bert"}
+    of_llama = dict.fromkeys(("llama-1.5x", "amortised", "budget", "combine", "moments", "noise"), "llama-2x")
+    shapes = of_llama | {"bert-long": "bert"}
     trained = f"{shapes.get(name, name)}-small"
     options_of_small = []
     if trained in options("study"):

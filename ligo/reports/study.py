@@ -6,7 +6,7 @@ Runs of a study need no report of their own: what counts is what they wrote down
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,11 @@ class Member:
     def final_loss(self) -> float:
         """Of what it trains."""
         return next(float(self.results[stage]["loss"]) for stage in TRAINED if stage in self.results)
+
+    @property
+    def peak_rate(self) -> float | None:
+        """At which that was trained."""
+        return next(self.results[stage].get("peak_lr") for stage in TRAINED if stage in self.results)
 
     @property
     def operator(self) -> Spent:
@@ -143,29 +148,29 @@ def load_study(folder: Path, earlier: Earlier | None = None) -> Study:
     study, notes = read_json(folder / "study.json"), list[str]()
     searches = _searches(folder, notes)
     rates = {key: row["best_rate"] for key, row in searches.items()}
-    members: dict[tuple[str, str, int], Member] = {}
-    others, unsettled = 0, set[str]()
+    groups: dict[tuple[str, str], list[tuple[float | None, Member]]] = {}
+    others, unsettled = 0, list[str]()
     for name, run in study["runs"].items():
-        best = rates.get((run["arm"], run["size"]))
+        key, best = (run["arm"], run["size"]), rates.get((run["arm"], run["size"]))
         if best is not None and run["rate"] not in (None, best):
             others += 1
-            continue
-        member = _member(folder / name, run, notes)
-        if member is None:
-            continue
-        twin = members.setdefault((member.arm, member.size, member.seed), member)
-        if twin is member:
-            continue
-        tried = {run["rate"], study["runs"][twin.record.folder.name]["rate"]}
-        if None in tried or len(tried) == 1:
-            raise DataError(
-                f"{twin.record.folder.name} and {name} are both arm {member.group} at seed {member.seed}: it is not "
-                "known which counts.\n  Try: move one of them away"
-            )
-        # a sweep that was stopped has not said yet which rate is the arm's
-        members[member.arm, member.size, member.seed] = min(twin, member, key=lambda one: one.final_loss)
-        unsettled.add(member.group)
-        others += 1
+        elif (member := _member(folder / name, run, notes)) is not None:
+            groups.setdefault(key, []).append((run["rate"], member))
+    members: dict[tuple[str, str, int], Member] = {}
+    for key, runs in groups.items():
+        if len({rate for rate, _ in runs if rate is not None}) > 1:
+            # a sweep that was stopped has not said yet which rate is the arm's
+            best = _best_so_far(runs)
+            others += sum(rate not in (None, best) for rate, _ in runs)
+            unsettled.append(_group(*key))
+            runs = [(rate, member) for rate, member in runs if rate in (None, best)]
+        for _, member in runs:
+            twin = members.setdefault((*key, member.seed), member)
+            if twin is not member:
+                raise DataError(
+                    f"{twin.record.folder.name} and {member.record.folder.name} are both arm {member.group} at seed "
+                    f"{member.seed}: it is not known which counts.\n  Try: move one of them away"
+                )
     notes += [
         f"{group}: the sweep was stopped before its search for a rate ended; the best of those that are finished is taken."
         for group in sorted(unsettled)
@@ -174,6 +179,7 @@ def load_study(folder: Path, earlier: Earlier | None = None) -> Study:
         for member in earlier.members:
             members.setdefault((member.arm, member.size, member.seed), member)
         notes += [f"Of earlier runs: {note}" for note in earlier.notes]
+    notes += _at_several_rates(members.values())
     if not members:
         raise DataError(
             f"no run of {folder} is finished: "
@@ -204,6 +210,26 @@ def load_study(folder: Path, earlier: Earlier | None = None) -> Study:
 
 def _group(arm: str, size: str) -> str:
     return f"{arm} ({size})" if size else arm
+
+
+def _best_so_far(runs: Sequence[tuple[float | None, Member]]) -> float:
+    """The rate with the most finished seeds, and of those the one with the lowest mean loss."""
+    losses: dict[float, list[float]] = {}
+    for rate, member in runs:
+        if rate is not None:
+            losses.setdefault(rate, []).append(member.final_loss)
+    return max(losses, key=lambda rate: (len(losses[rate]), -math.fsum(losses[rate]) / len(losses[rate])))
+
+
+def _at_several_rates(members: Iterable[Member]) -> Iterator[str]:
+    """Runs of several sweeps, or earlier ones and new ones, need not be of one rate."""
+    found: dict[str, set[float]] = {}
+    for member in members:
+        if (rate := member.peak_rate) is not None:
+            found.setdefault(member.group, set()).add(rate)
+    for group, rates in found.items():
+        if len(rates) > 1:
+            yield f"{group}: its seeds ran at different peak rates, {', '.join(f'{rate:g}' for rate in sorted(rates))}."
 
 
 def _searches(folder: Path, notes: list[str]) -> dict[tuple[str, str], dict[str, Any]]:

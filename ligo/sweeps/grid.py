@@ -6,7 +6,7 @@ What is needed follows from what has been found, so a sweep has no memory: after
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
@@ -40,7 +40,8 @@ class StudyConfig:
     """How many rates a search may add while the best one lies at an edge."""
     scratch_rates: int = 2
     """At how many rates, the best ones at the first seed, scratch is run with the other seeds too; the lowest mean counts.
-    Everything is measured against scratch, and a rate that the luck of one seed chose would flatter all of it."""
+    Everything is measured against scratch, and a rate that the luck of one seed chose would flatter all of it. The search is not
+    extended for it: a rate that wins so may lie at the edge of those tried, which reports say."""
 
 
 @dataclass(frozen=True)
@@ -246,19 +247,34 @@ def outcome(study: StudyConfig, cell: Cell, loss_of: Callable[[Trial], float | N
         trials = [cell.trial(first, rate) for rate in search.rates]
         if search.best is None:
             return Outcome(cell.arm, cell.size, tuple(trials), None, False, ())
-        how_many = study.scratch_rates if trials[0].loss_stage == "scratch" else 1
+        at_first = {trial.rate: loss_of(trial) for trial in trials}
         at_rates = {
-            trial.rate: [cell.trial(seed, trial.rate) for seed in study.seeds]
-            for trial in sorted(trials, key=lambda trial: _mean([trial], loss_of))[:how_many]
+            rate: [cell.trial(seed, rate) for seed in study.seeds]
+            for rate in _contenders(study, trials[0], search.best, at_first)
         }
-        best = min(at_rates, key=lambda rate: _mean(at_rates[rate], loss_of))
+        best = _lowest(at_rates, loss_of)
         bracketed = best not in (search.rates[0], search.rates[-1])
     trials += [trial for seeds in at_rates.values() for trial in seeds if trial not in trials]
     ended = {trial.name: loss for trial in at_rates[best] if (loss := loss_of(trial)) is not None}
     return Outcome(cell.arm, cell.size, tuple(trials), best, bracketed, tuple(ended.values()), tuple(ended))
 
 
-def _mean(trials: Sequence[Trial], loss_of: Callable[[Trial], float | None]) -> float:
-    """The mean final loss; infinite before all are finished, and where one diverged."""
-    losses = [loss_of(trial) for trial in trials]
-    return math.fsum(math.inf if loss is None else loss for loss in losses) / len(losses)
+def _contenders(
+    study: StudyConfig, trial: Trial, best: float, losses: Mapping[float | None, float | None]
+) -> list[float | None]:
+    """The rates that run with the other seeds too, the best first."""
+    if trial.loss_stage != "scratch":
+        return [best]
+    finite = {rate: loss for rate, loss in losses.items() if loss is not None and math.isfinite(loss)}
+    return sorted(finite, key=lambda rate: finite[rate])[: study.scratch_rates] or [best]
+
+
+def _lowest(
+    at_rates: Mapping[float | None, Sequence[Trial]], loss_of: Callable[[Trial], float | None]
+) -> float | None:
+    """The rate with the lowest mean loss; before all runs have ended, the first."""
+    losses = {rate: [loss_of(trial) for trial in trials] for rate, trials in at_rates.items()}
+    known = {rate: [loss for loss in of if loss is not None] for rate, of in losses.items()}
+    if known != losses:
+        return next(iter(at_rates))
+    return min(known, key=lambda rate: math.fsum(known[rate]) / len(known[rate]))

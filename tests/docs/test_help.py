@@ -79,7 +79,7 @@ def test_docstring_lines_of_inherited_fields_are_found() -> None:
 
 
 @pytest.mark.parametrize(("name", "words"), [
-    ("sweep", ("llama, llama-2x", "local, slurm", "cluster.workers=1", "study.seeds=[0]")),
+    ("sweep", ("llama, llama-1.5x, llama-2x", "local, slurm", "cluster.workers=1", "study.seeds=[0]")),
     ("launch", ("torchrun, deepspeed, srun",)),
     ("doctor", ("default: runs", "default: 60")),
     ("report", ("default: report.html",)),

@@ -154,6 +154,28 @@ def test_of_a_sweep_that_was_stopped_the_best_rate_so_far_counts(study: Path) ->
     assert found.swept
 
 
+def test_of_a_stopped_sweep_all_seeds_of_an_arm_have_one_rate(study: Path) -> None:
+    for rate, losses in ((2e-3, (3.2, 3.0, 3.1)), (4e-3, (3.0, 3.2, 3.0)), (8e-3, (2.0,))):
+        for seed, loss in enumerate(losses):
+            add_run(study, "tuned", seed, (4.0, loss), rate=rate, name=f"tuned-{rate:g}-{seed}")
+    found = load_study(study)
+    tuned = next(arm for arm in found.arms if arm.name == "tuned")
+    assert tuned.runs == (
+        "tuned-0.004-0",
+        "tuned-0.004-1",
+        "tuned-0.004-2",
+    )  # the lowest mean of those with most seeds
+    assert "4 runs at rates that are not their arm's best are left out." in found.notes
+
+
+def test_seeds_of_an_arm_at_different_rates_are_said(study: Path) -> None:
+    for seed, rate in enumerate((2e-3, 4e-3)):
+        stages = add_run(study, "mixed", seed, (4.0, 3.0)) / "stages.json"
+        results = json.loads(stages.read_text())
+        stages.write_text(json.dumps(results | {"train": results["train"] | {"peak_lr": rate}}))
+    assert "mixed: its seeds ran at different peak rates, 0.002, 0.004." in load_study(study).notes
+
+
 def test_one_rate_for_all_arms_is_no_search(study: Path) -> None:
     (study / "rates.json").write_text(
         json.dumps([{"arm": "ligo", "size": "", "best_rate": None, "bracketed": None},

@@ -106,6 +106,31 @@ def test_scratch_does_not_owe_its_rate_to_the_luck_of_one_seed(
     assert (found.best_rate, found.bracketed, found.losses) == (best, True, losses)
 
 
+def test_a_run_that_fails_does_not_decide_scratchs_rate() -> None:
+    study = StudyConfig(seeds=[0, 1, 2], learning_rates=[1e-3, 2e-3, 4e-3, 8e-3])
+    known = LUCKY | {(1, 4e-3): 4.0, (1, 2e-3): 4.1, (2, 2e-3): 4.1}  # seed 2 failed at 4e-3
+    found = outcome(
+        study, OneCell(loss_stage="scratch"), lambda trial: known.get((trial.seed, trial.rate or 0.0))
+    )
+    assert (found.best_rate, found.losses) == (4e-3, (4.0, 4.0))
+
+
+def test_a_rate_at_which_scratch_diverged_is_not_run_with_other_seeds() -> None:
+    known = {(0, 1e-3): math.inf, (0, 2e-3): 4.0, (0, 4e-3): math.inf}
+    study = StudyConfig(seeds=[0, 1], learning_rates=[1e-3, 2e-3, 4e-3])
+    found = outcome(
+        study, OneCell(loss_stage="scratch"), lambda trial: known.get((trial.seed, trial.rate or 0.0))
+    )
+    assert [(trial.seed, trial.rate) for trial in found.trials] == [
+        (0, 1e-3),
+        (0, 2e-3),
+        (0, 4e-3),
+        (1, 2e-3),
+    ]
+    diverged = outcome(study, OneCell(loss_stage="scratch"), lambda trial: math.inf)
+    assert diverged.best_rate == min(trial.rate or 0.0 for trial in diverged.trials)
+
+
 def test_scratch_has_one_rate_where_one_is_asked_for_or_one_seed_is_run() -> None:
     for study in (
         StudyConfig(seeds=[0, 1], learning_rates=[1e-3, 2e-3, 4e-3, 8e-3], scratch_rates=1),
