@@ -27,6 +27,7 @@ from ligo.reports.collect import RunRecord, made_of, read_arms
 from ligo.reports.comparable import check_same_evaluation, evaluated_on, run_config
 from ligo.reports.growth import growth_facts
 
+_EARLIER = "Of earlier runs: "
 STAGES = {arm: stage for stage, arm in TRAINED.items()}
 """The stage that trains each arm."""
 
@@ -178,7 +179,7 @@ def load_study(folder: Path, earlier: Earlier | None = None) -> Study:
     if earlier is not None:
         for member in earlier.members:
             members.setdefault((member.arm, member.size, member.seed), member)
-        notes += [f"Of earlier runs: {note}" for note in earlier.notes]
+        notes += [f"{_EARLIER}{note.removeprefix(_EARLIER)}" for note in earlier.notes]
     notes += _at_several_rates(members.values())
     if not members:
         raise DataError(

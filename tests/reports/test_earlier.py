@@ -101,6 +101,8 @@ def test_earlier_notes_stay(study: Path, tmp_path: Path) -> None:
     found = report(study, tmp_path / "again", tmp_path / "before" / "results.json")
     assert f"Of earlier runs: {before['notes'][0]}" in found["notes"]
     assert not any("swept none" in what for what in found["not_measured"])  # they were swept
+    twice = report(study, tmp_path / "twice", tmp_path / "again" / "results.json")
+    assert f"Of earlier runs: {before['notes'][0]}" in twice["notes"]
 
 
 def test_earlier_runs_on_other_data_are_refused(study: Path, tmp_path: Path) -> None:
